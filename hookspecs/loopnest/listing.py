@@ -1,0 +1,38 @@
+"""What a host sees: the loops that the plugins list, the starts that go on, and what became of loops that are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from loopnest.models import Loop, LoopStatus
+
+
+def merge(listed: Iterable[Loop], starts: Iterable[Loop], records: Iterable[Loop]) -> list[Loop]:
+    """Return one loop for each conversation."""
+    loops = {loop.conversation_id: loop for loop in listed}
+    for start in starts:
+        loops[start.conversation_id] = _with_start(start, loops.get(start.conversation_id))
+    for record in records:
+        loops[record.conversation_id] = _with_record(record, loops.get(record.conversation_id))
+    return list(loops.values())
+
+
+def _with_start(start: Loop, listed: Loop | None) -> Loop:
+    """A start that goes on here is told as such until the plugins see the loop run."""
+    if listed is None:
+        return start
+    if listed.status is LoopStatus.RUNNING:
+        return listed
+    return listed.model_copy(
+        update={"status": LoopStatus.STARTING, "phase": start.phase, "reason": None, "message": None}
+    )
+
+
+def _with_record(record: Loop, listed: Loop | None) -> Loop:
+    """A failed start of a loop that is stopped since is told as failed, with the facts that the plugins know."""
+    if listed is None:
+        return record
+    if listed.status is not LoopStatus.STOPPED or record.status is not LoopStatus.FAILED:
+        return listed
+    facts = ("strategy", "dialect", "nested_id", "created_at")
+    return record.model_copy(update={name: getattr(listed, name) for name in facts})

@@ -1,0 +1,289 @@
+"""What the hooks take and return: frozen pydantic models that validate at the edge.
+
+Secrets are `pydantic.SecretStr` from the first line to the last, and fields that may hold secrets a host passes
+through unread are left out of ``repr``. All times are timezone-aware and in UTC.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, StringConstraints
+
+CONVERSATION_ID: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+#: The owner of a loop that was started for no user (single-user hosts).
+NOBODY: Final = "nobody"
+
+ConversationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+NonEmpty = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+class Everyone(enum.Enum):
+    """The type of `EVERYONE`, which stands for all users where a user id is expected."""
+
+    EVERYONE = "everyone"
+
+
+#: For operators (the command line, the keeper): act whoever owns the loop. A host that serves people never passes it.
+EVERYONE: Final = Everyone.EVERYONE
+#: A user id as the host authenticated it; None on hosts without users; `EVERYONE` for operators.
+UserScope = NonEmpty | Everyone | None
+
+
+def owner_of(user_id: str | None) -> str:
+    """Return what stands for ``user_id`` in names and listings: 16 hex digits, or `NOBODY`.
+
+    A digest, because user ids are often e-mail addresses and container names are public on the engine.
+    """
+    if user_id is None:
+        return NOBODY
+    return hashlib.sha256(f"loopnest-owner:{user_id}".encode()).hexdigest()[:16]
+
+
+def owns(user_id: str | Everyone | None, owner: str) -> bool:
+    """Whether ``user_id`` may see and drive a loop of ``owner``."""
+    return isinstance(user_id, Everyone) or owner_of(user_id) == owner
+
+
+def utcnow() -> datetime:
+    """The current time, timezone-aware."""
+    return datetime.now(timezone.utc)
+
+
+class Model(BaseModel):
+    """Base of the contract's models: immutable, no unknown fields, and no input values in validation errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+
+class Llm(Model):
+    """The language model that the agent uses.
+
+    ``model`` is a LiteLLM model name (``anthropic/claude-...``, ``openai/...``); ``base_url`` is for compatible
+    endpoints and must be reachable from where the loop runs.
+    """
+
+    model: NonEmpty
+    api_key: SecretStr | None = None
+    base_url: str | None = None
+
+
+class ProviderToken(Model):
+    """Access to a git provider; ``host`` for self-hosted ones."""
+
+    token: SecretStr
+    user_id: str | None = None
+    host: str | None = None
+
+
+class Secret(Model):
+    """A custom secret for the agent's environment."""
+
+    value: SecretStr
+    description: str | None = None
+
+
+class Message(Model):
+    """A user's message. ``run`` starts the agent's turn."""
+
+    kind: Literal["message"] = "message"
+    text: str
+    image_urls: tuple[str, ...] = ()
+    run: bool = True
+
+
+class Control(Model):
+    """Steers the agent without saying anything to it."""
+
+    kind: Literal["control"] = "control"
+    action: Literal["run", "pause", "interrupt"]
+
+
+class RawEvent(Model):
+    """An event in the nested server's own terms, passed on as it is."""
+
+    kind: Literal["raw"] = "raw"
+    payload: dict[str, JsonValue] = Field(repr=False)
+
+
+Event = Annotated[Message | Control | RawEvent, Field(discriminator="kind")]
+
+
+class StartLoop(Model):
+    """A request to run the agent loop of a conversation.
+
+    All that configures the conversation (``llm``, ``initial_message``, ``repository``, ...) counts when this start
+    creates it; where the conversation exists already, it is resumed as it is, so that a repeated start can never send
+    a message twice.
+
+    Attributes:
+        llm: the language model; without it the nested server's own default or ``settings`` must do.
+        settings: more configuration in the nested server's own terms, merged over what the dialect builds.
+        secrets: custom secrets, by the environment variable's name.
+        provider_tokens: by provider name (``github``, ``gitlab``, ...).
+        repository: ``owner/name``, or a URL, to clone into the workspace; ``branch`` selects a branch of it.
+        instructions: extra instructions for the agent, for this conversation only.
+        replay: recorded events to play back, in the nested server's own form.
+        image: instead of the strategy's configured image.
+        environment: more variables for the nested server's process.
+        tags: facts to store with the conversation, where the nested server can.
+        wait: False answers at once with a loop in status ``starting``; how it ends is told by ``loop_changed`` and
+            ``list_loops``.
+    """
+
+    conversation_id: ConversationId
+    user_id: NonEmpty | None = None
+    llm: Llm | None = None
+    initial_message: Message | None = None
+    instructions: str | None = None
+    settings: Mapping[str, Any] = Field(default_factory=dict, repr=False)
+    secrets: Mapping[str, Secret] = Field(default_factory=dict)
+    provider_tokens: Mapping[str, ProviderToken] = Field(default_factory=dict)
+    repository: NonEmpty | None = None
+    branch: NonEmpty | None = None
+    git_provider: str | None = None
+    replay: JsonValue = Field(default=None, repr=False)
+    image: NonEmpty | None = None
+    environment: Mapping[str, SecretStr] = Field(default_factory=dict)
+    tags: Mapping[str, str] = Field(default_factory=dict)
+    wait: bool = True
+
+
+class LoopStatus(str, enum.Enum):
+    """Where a loop is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    __str__ = str.__str__  # format() differs between Python 3.11 and 3.12 otherwise
+
+
+class LoopQuery(Model):
+    """Which loops to list.
+
+    Attributes:
+        user_id: whose; None means those started for no user, `EVERYONE` all.
+        conversation_ids: only these; None means any. Ids without a loop are left out of the answer.
+        statuses: only these; None means any.
+        probe: also ask each nested server what its agent does (`Loop.agent_status`), all at once and within a short
+            limit; otherwise only facts that need no nested server are given.
+    """
+
+    user_id: UserScope = None
+    conversation_ids: frozenset[str] | None = None
+    statuses: frozenset[LoopStatus] | None = None
+    probe: bool = False
+
+    def matches(self, loop: Loop) -> bool:
+        """Whether ``loop`` is asked for."""
+        return (
+            owns(self.user_id, loop.owner)
+            and (self.conversation_ids is None or loop.conversation_id in self.conversation_ids)
+            and (self.statuses is None or loop.status in self.statuses)
+        )
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+class Loop(Model):
+    """One agent loop, as the strategy that runs it sees it now.
+
+    Attributes:
+        owner: `owner_of` the user it was started for.
+        strategy: the name of the strategy that runs it.
+        dialect: which HTTP API the nested server speaks, where there is one.
+        phase: a finer word for ``status`` (``pulling-image``, ``booting``, ``ready``, ...).
+        reason: the stable code, where the loop failed or stopped by itself; ``message`` says it to a person.
+        url: base URL of the nested server, reachable by the host; None while there is none.
+        session_key: what the nested server asks for in ``X-Session-API-Key``.
+        nested_id: the conversation's id inside the nested server, where it differs or must be known.
+        agent_status: what the agent does, in the nested server's own word; only with `LoopQuery.probe`.
+        exit_code: of the nested server's process, where it ended.
+        log_tail: its last log lines, for failed loops.
+    """
+
+    conversation_id: ConversationId
+    owner: str = NOBODY
+    status: LoopStatus
+    strategy: str = ""
+    dialect: str | None = None
+    phase: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    url: str | None = None
+    session_key: SecretStr | None = None
+    nested_id: str | None = None
+    agent_status: str | None = None
+    exit_code: int | None = None
+    log_tail: tuple[str, ...] = ()
+    created_at: datetime | None = None
+    changed_at: datetime | None = None
+
+
+class LoopChange(Model):
+    """One step in the life of a loop, told to every plugin by ``loop_changed``.
+
+    Attributes:
+        sequence: counts the changes of one conversation in one host process, from 1, without gaps.
+        status: after the change; None once the loop is removed.
+        phase: what is being done or was done, in kebab case (``booting``, ``ready``, ``removed``, ...).
+        progress: 0 to 1 within ``phase``, where it can be known (pulls and builds).
+        reason: the stable code, on failures; with ``exit_code`` and ``log_tail`` where there are any.
+    """
+
+    conversation_id: ConversationId
+    owner: str = NOBODY
+    phase: str
+    status: LoopStatus | None
+    reason: str | None = None
+    message: str | None = None
+    exit_code: int | None = None
+    log_tail: tuple[str, ...] = ()
+    progress: float | None = Field(default=None, ge=0, le=1)
+    at: datetime = Field(default_factory=utcnow)
+    sequence: int = 0
+
+
+class Delivery(Model):
+    """An event that the nested server accepted; ``response`` is its answer, in its own terms."""
+
+    conversation_id: ConversationId
+    response: JsonValue = None
+
+
+class Closed(Model):
+    """How a loop was closed.
+
+    Attributes:
+        graceful: the nested server stopped by itself when asked; False where it was already down, or had to be killed.
+        already: there was nothing to stop.
+        removed: its container and workspace are gone too.
+    """
+
+    conversation_id: ConversationId
+    graceful: bool = False
+    already: bool = False
+    removed: bool = False
+    exit_code: int | None = None
+    message: str | None = None
+
+
+class Finding(Model):
+    """One line of ``loopnest doctor``: what was looked at, whether it is fine, and what to do where it is not."""
+
+    check: str
+    level: Literal["ok", "warning", "error"]
+    message: str
+    advice: str | None = None

@@ -1,0 +1,196 @@
+"""The hook specifications: what a strategy implements, and an override may.
+
+Four hooks carry the work: `start_loop`, `close_session`, `list_loops` and `send_event`. They are specified as
+``async def`` with ``firstresult``: an implementation may be sync or async, the first answer that is not None counts,
+and None (after awaiting, if it likes) passes the call on to the next plugin. Wrappers surround the awaited result; one
+that has to await uses `loopnest.async_wrapper`. As ever with pluggy, an implementation takes only the arguments it
+needs, and new arguments may be added here without breaking it.
+
+`LoopManager` has checked every argument before a hook runs: ids are well-formed, and ``user_id`` owns the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from loopnest.markers import hookspec
+from loopnest.models import Closed, Delivery, Finding, Loop, LoopChange, LoopQuery, StartLoop
+
+if TYPE_CHECKING:
+    import pluggy
+
+    from loopnest.models import Event, Everyone
+
+
+#: How a strategy reports a change; never blocks, may be called from the event loop's thread only.
+Emit = Callable[[LoopChange], None]
+
+
+@dataclass(frozen=True)
+class HostContext:
+    """What a strategy may know of the host that opens it.
+
+    Attributes:
+        strategy: the name under which the strategy was selected; goes into `Loop.strategy`.
+        namespace: separates hosts that share an engine; hosts with one namespace are replicas of each other.
+        secret: the host's secret, from which session keys are derived; the same for all replicas.
+        state_dir: where small files of this namespace may be kept.
+        emit: reports a change of a loop to everybody.
+        hooks: to call hooks that the strategy itself specifies (see `Specs` in the documentation of plugins).
+    """
+
+    strategy: str
+    namespace: str
+    secret: SecretStr
+    state_dir: Path
+    emit: Emit
+    hooks: pluggy.HookRelay = field(repr=False)
+
+
+@hookspec(firstresult=True)
+async def start_loop(request: StartLoop) -> Loop | None:
+    """Run the agent loop of a conversation, and answer when its nested server has the conversation.
+
+    Idempotent: a running loop is returned as it is, a stopped one is brought back with its workspace and history, and
+    one that somebody else is starting is waited for. `LoopManager` takes care of ``wait=False``.
+
+    Raises:
+        LoopFailed: with the reason; nothing is left running.
+
+    Example:
+        Run the loops of one customer elsewhere, and defer for all others::
+
+            @hookimpl
+            async def start_loop(request):
+                if request.user_id != "acme":
+                    return None
+                return await acme_cluster.start(request)
+    """
+
+
+@hookspec(firstresult=True)
+async def close_session(conversation_id: str, user_id: str | Everyone | None, remove: bool) -> Closed | None:
+    """Stop a loop: gracefully first, then firmly, always within a limit; from every state, and twice without error.
+
+    Args:
+        remove: remove its container (or process record) and workspace too; otherwise it can be started again.
+
+    Example:
+        Keep what the agent made before the workspace goes::
+
+            @hookimpl
+            async def close_session(conversation_id, remove):
+                if remove:
+                    await archive(conversation_id)
+                return None  # the strategy closes it
+    """
+
+
+@hookspec(firstresult=True)
+async def list_loops(query: LoopQuery) -> Sequence[Loop] | None:
+    """List loops in every state, without waiting for nested servers that hang.
+
+    Example:
+        An override that runs loops of its own adds them to those of the strategy::
+
+            @hookimpl(wrapper=True)
+            def list_loops(query):
+                loops = yield
+                return [*loops, *(loop for loop in my_loops() if query.matches(loop))]
+    """
+
+
+@hookspec(firstresult=True)
+async def send_event(conversation_id: str, event: Event, user_id: str | Everyone | None) -> Delivery | None:
+    """Deliver an event to the loop's nested server.
+
+    Events of one caller, each awaited, arrive in order.
+
+    Raises:
+        NestedError: the nested server did not take it.
+        LoopFailed: the loop is not running, and may not or could not be started again.
+
+    Example:
+        Redact, then let the strategy deliver (see ``tests/third_party`` for the whole package)::
+
+            @hookimpl(wrapper=True)
+            def send_event(event): ...
+    """
+
+
+@hookspec
+async def open_strategy(context: HostContext) -> None:
+    """The host starts: open connections, begin background work. Called on the strategy first, then on overrides.
+
+    An error stops the start of the host. Loops that run already are left running, and found again.
+
+    Example::
+
+        @hookimpl
+        async def open_strategy(context):
+            client.connect(namespace=context.namespace)
+    """
+
+
+@hookspec
+async def close_strategy() -> None:
+    """The host stops: release everything. Loops go on running; the next host process finds them.
+
+    Called on the strategy last, and also where `open_strategy` failed, of this plugin or of another.
+
+    Example::
+
+        @hookimpl
+        async def close_strategy():
+            await client.aclose()
+    """
+
+
+@hookspec
+async def loop_changed(change: LoopChange) -> None:
+    """A loop changed. Called on every plugin, in order for each conversation; errors are logged and go nowhere.
+
+    Example::
+
+        @hookimpl
+        def loop_changed(change):
+            if change.reason:
+                pager.notify(f"{change.conversation_id}: {change.reason}")
+    """
+
+
+@hookspec(firstresult=True)
+async def loop_logs(
+    conversation_id: str, user_id: str | Everyone | None, tail: int, follow: bool
+) -> AsyncIterator[str] | None:
+    """Read the log of a loop's nested server, line by line.
+
+    Args:
+        tail: how many of the last lines to begin with.
+        follow: go on with new lines until the nested server ends.
+
+    Example::
+
+        @hookimpl
+        async def loop_logs(conversation_id, tail):
+            return read_lines(path_of(conversation_id), last=tail)
+    """
+
+
+@hookspec
+async def diagnose() -> Sequence[Finding] | None:
+    """Look at what the plugin needs to work, and say what to do about what is missing; for ``loopnest doctor``.
+
+    Called without `open_strategy` before it, so that it works where nothing else does.
+
+    Example::
+
+        @hookimpl
+        def diagnose():
+            return [Finding(check="cluster", level="ok", message="answers in 3 ms")]
+    """

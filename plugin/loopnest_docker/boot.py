@@ -1,0 +1,98 @@
+"""From a container that runs to a nested server that has its conversation; or to the reason why not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from pydantic import SecretStr
+
+from loopnest import LoopFailed, NestedError, Reason, StartLoop
+from loopnest_docker.container import place_of
+from loopnest_docker.facts import Facts
+from loopnest_docker.failure import explain_death, log_tail
+from loopnest_docker.parts import Parts
+from loopnest_nested.client import NestedServer
+from loopnest_nested.readiness import until_alive
+
+
+class Boot:
+    """The boot of one container for one request; ``start_timeout`` counts from here."""
+
+    def __init__(self, parts: Parts, container: Facts, request: StartLoop) -> None:
+        self._parts, self._container, self._request = parts, container, request
+        self._deadline = time.monotonic() + parts.settings.start_timeout
+
+    async def finish(self) -> None:
+        """Wait for the nested server while the network is being closed, then make sure that it has the conversation.
+
+        Raises:
+            LoopFailed: the container ended, or was not ready in time.
+            NestedError: the nested server refused the conversation.
+        """
+        image = self._request.image or self._parts.images.default
+        closed = asyncio.ensure_future(self._parts.network.ensure_closed(image))
+        try:
+            server = await self._until_alive()
+            await closed
+        finally:
+            closed.cancel()
+        await self._converse(server)
+        self._parts.view.mark_ready(self._container)
+
+    async def _until_alive(self) -> NestedServer:
+        server = self._parts.view.server(self._container)
+        if server is None:
+            raise await self._explained()
+
+        async def died() -> bool:
+            await self._parts.inventory.until_dead(self._container.id)
+            return True
+
+        try:
+            dead = await until_alive(lambda: self._parts.dialect.alive(server), died(), self._left())
+        except asyncio.TimeoutError as error:
+            raise await self._late("was not ready") from error
+        if dead:
+            raise await self._explained()
+        return server
+
+    async def _converse(self, server: NestedServer) -> None:
+        place = place_of(self._parts.settings)
+        try:
+            work = self._parts.dialect.ensure_conversation(server, self._request, place)
+            await asyncio.wait_for(work, self._left())
+        except asyncio.TimeoutError as error:
+            raise await self._late("did not create the conversation") from error
+        except NestedError:
+            self._parts.inventory.touch(self._container.id)
+            now = (await self._parts.inventory.all()).get(self._container.id)
+            if now is None or now.down:
+                raise await self._explained() from None
+            raise
+
+    def _left(self) -> float:
+        return max(1.0, self._deadline - time.monotonic())
+
+    async def _explained(self) -> LoopFailed:
+        return await explain_death(self._parts.engine, self._container, self._secrets(), early=True)
+
+    async def _late(self, words: str) -> LoopFailed:
+        return LoopFailed(
+            f"The nested server {words} within {self._parts.settings.start_timeout:g} s "
+            f"('loopnest.docker.start_timeout').",
+            reason=Reason.START_TIMEOUT,
+            log_tail=await log_tail(self._parts.engine, self._container.id, self._secrets()),
+        )
+
+    def _secrets(self) -> Iterator[SecretStr]:
+        """Everything that must not appear in quoted log lines."""
+        keys, request = self._parts.view.keys(self._container), self._request
+        yield from (keys.session, keys.at_rest)
+        yield from request.environment.values()
+        yield from self._parts.settings.secret_environment.values()
+        yield from (secret.value for secret in request.secrets.values())
+        yield from (token.token for token in request.provider_tokens.values())
+        if request.llm and request.llm.api_key:
+            yield request.llm.api_key

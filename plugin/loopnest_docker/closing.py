@@ -1,0 +1,92 @@
+"""Stop a loop's container: gracefully, then firmly, and always within a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Iterator
+
+from loopnest import Closed, NestedError
+from loopnest_docker.engine import EngineConflict, NotOnEngine
+from loopnest_docker.facts import Facts
+from loopnest_docker.parts import Parts
+
+_log = logging.getLogger(__name__)
+_ENDED_WHEN_ASKED = frozenset({0, 130, 143})
+
+
+class Closer:
+    """Ends containers, and knows which deaths are its own doing."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._expected: set[str] = set()
+
+    def expects(self, container: Facts) -> bool:
+        """Whether this process is ending the container itself."""
+        return container.id in self._expected
+
+    async def close(self, container: Facts, *, remove: bool) -> Closed:
+        """Ask the agent to stop, stop the container, and remove it where asked to; then say what happened."""
+        with self._expecting(container):
+            closed = await self._stop(container)
+            if remove:
+                await self.remove(container)
+            return closed.model_copy(update={"removed": remove})
+
+    async def remove(self, container: Facts) -> None:
+        """Remove the container and its anonymous volumes; one that is gone, or just going, is fine."""
+        with self._expecting(container), contextlib.suppress(NotOnEngine, EngineConflict):
+            await self._parts.engine.call("remove_container", container.id, force=True, v=True)
+        self._parts.view.forget(container)
+        self._parts.inventory.touch(container.id)
+
+    async def stop(self, container: Facts, *, seconds: float) -> None:
+        """Stop the container's process, firmly after ``seconds``."""
+        limit = math.ceil(seconds)
+        with self._expecting(container), contextlib.suppress(NotOnEngine):
+            await self._parts.engine.call(
+                "stop", container.id, timeout=limit, limit=limit + self._parts.settings.engine.timeout
+            )
+        self._parts.view.forget(container)
+        self._parts.inventory.touch(container.id)
+
+    async def _stop(self, container: Facts) -> Closed:
+        conversation_id = container.loop.conversation_id
+        if container.down or container.state == "created":
+            return Closed(conversation_id=conversation_id, already=True, exit_code=container.exit_code)
+        trouble = await self._quiesce(container)
+        await self.stop(container, seconds=self._parts.settings.close_timeout)
+        now = (await self._parts.inventory.all()).get(container.id)
+        code = now.exit_code if now else None
+        graceful = trouble is None and code in _ENDED_WHEN_ASKED
+        return Closed(conversation_id=conversation_id, graceful=graceful, exit_code=code, message=trouble)
+
+    async def _quiesce(self, container: Facts) -> str | None:
+        """Ask the agent to stop; return what went wrong with that, which never keeps the container running."""
+        if container.state == "paused":  # a frozen process can't end when asked to
+            with contextlib.suppress(EngineConflict, NotOnEngine):
+                await self._parts.engine.call("unpause", container.id)
+            return None
+        server = self._parts.view.server(container)
+        if server is None or self._parts.view.foreign(container):
+            return "The nested server could not be asked to stop."
+        try:
+            asked = self._parts.dialect.quiesce(server, container.loop.conversation_id)
+            await asyncio.wait_for(asked, self._parts.settings.close_timeout)
+        except asyncio.TimeoutError:
+            return "The nested server did not stop its agent in time."
+        except NestedError as error:
+            return f"The nested server did not stop its agent: {error.message}"
+        return None
+
+    @contextlib.contextmanager
+    def _expecting(self, container: Facts) -> Iterator[None]:
+        self._expected.add(container.id)
+        try:
+            yield
+        finally:
+            # The engine tells of the death a moment after the call that caused it.
+            asyncio.get_running_loop().call_later(5, self._expected.discard, container.id)

@@ -1,0 +1,141 @@
+"""The one door to the docker SDK.
+
+The SDK is synchronous: its calls run on threads of our own, with its connection pool sized to them, and the event loop
+never waits for a socket. What the SDK raises leaves here as `EngineError` with a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+import docker
+import docker.utils
+import requests
+import urllib3
+from docker.errors import APIError, DockerException
+
+from loopnest import EngineError, Reason
+from loopnest_docker.settings import Engine as EngineSettings
+
+_T = TypeVar("_T")
+#: Seconds beyond the engine's own limit after which a call is given up that waits for a free thread.
+_QUEUE_MARGIN: Final = 5.0
+
+
+class NotOnEngine(EngineError):
+    """The engine has no such object (any more)."""
+
+
+class EngineConflict(EngineError):
+    """The engine refuses because of the object's state, or because a name is taken."""
+
+
+class Engine:
+    """Calls the engine's API on threads; safe to use from one event loop."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="loopnest-engine")
+        self._lock = threading.Lock()
+        self._client: docker.APIClient | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the engine is, for messages."""
+        return self._settings.url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+    async def call(self, method: str, *args: Any, limit: float | None = None, **kwargs: Any) -> Any:
+        """Call ``method`` of the SDK's low-level client.
+
+        Args:
+            limit: seconds this call may take, where more than the configured timeout makes sense.
+
+        Raises:
+            NotOnEngine: 404. EngineConflict: 409. EngineError: all else, with its reason.
+        """
+        return await self.run(lambda client: getattr(client, method)(*args, **kwargs), limit=limit)
+
+    async def run(self, work: Callable[[docker.APIClient], _T], *, limit: float | None = None) -> _T:
+        """Run ``work`` with the SDK's low-level client on a thread; errors are those of `call`."""
+        patience = max(limit or 0, self._settings.timeout) + _QUEUE_MARGIN
+        future = asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(self._guarded, work))
+        try:
+            return await asyncio.wait_for(future, patience)
+        except asyncio.TimeoutError as error:
+            raise self._silent() from error
+
+    def connect(self, *, stream: bool = False) -> docker.APIClient:
+        """Return a client; blocks, so call it on a thread.
+
+        Args:
+            stream: a separate client without a read limit, for streams that may be silent for long.
+        """
+        if stream:
+            client = self._new_client()
+            client.timeout = None  # type: ignore[assignment]
+            return client
+        with self._lock:
+            if self._client is None:
+                self._client = self._new_client()
+            return self._client
+
+    async def aclose(self) -> None:
+        """Let calls in flight end, and release threads and connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._client:
+            self._client.close()
+
+    def _new_client(self) -> docker.APIClient:
+        settings = self._settings
+        environment = dict(os.environ)
+        if settings.url:
+            environment["DOCKER_HOST"] = settings.url
+        options = docker.utils.kwargs_from_env(environment=environment)
+        return docker.APIClient(
+            version="auto", timeout=int(settings.timeout), max_pool_size=settings.threads, **options
+        )
+
+    def _guarded(self, work: Callable[[docker.APIClient], _T]) -> _T:
+        try:
+            return work(self.connect())
+        except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
+            raise self._silent() from error
+        except APIError as error:
+            raise translate(error) from error
+        except (DockerException, requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: Exception) -> EngineError:
+        if "timed out" in str(error).lower():
+            return self._silent()
+        return EngineError(
+            f"The engine at {self.url} can't be reached ({type(error).__name__}). Is it running, and may this user "
+            f"use it? 'loopnest doctor' looks closer.",
+            reason=Reason.ENGINE_UNREACHABLE,
+        )
+
+    def _silent(self) -> EngineError:
+        return EngineError(
+            f"The engine at {self.url} did not answer within {self._settings.timeout:g} s "
+            f"('loopnest.docker.engine.timeout').",
+            reason=Reason.ENGINE_TIMEOUT,
+        )
+
+
+def translate(error: APIError) -> EngineError:
+    """Return what an answer of the engine means."""
+    text = str(error.explanation or error)
+    status = error.response.status_code if error.response is not None else 0
+    if status == 404:
+        return NotOnEngine(f"The engine says: {text}", reason=Reason.NOT_FOUND)
+    if status == 409:
+        return EngineConflict(f"The engine says: {text}")
+    if "no space left" in text:
+        return EngineError(f"The engine's disk is full: {text}", reason=Reason.ENGINE_FULL)
+    return EngineError(f"The engine refused ({status}): {text}")

@@ -1,0 +1,73 @@
+"""One container as the engine lists it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Final
+
+from loopnest_docker import naming
+
+_EXIT_CODE: Final = re.compile(r"\((\d+)\)")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one entry of the engine's listing says of a loop's container.
+
+    Attributes:
+        state: ``created``, ``running``, ``paused``, ``restarting``, ``removing``, ``exited`` or ``dead``.
+        ports: published port by the container's port.
+        address: on its network; empty while it does not run.
+    """
+
+    id: str
+    name: str
+    loop: naming.LoopName
+    state: str
+    exit_code: int | None
+    created_at: datetime
+    labels: Mapping[str, str]
+    ports: Mapping[int, int]
+    address: str
+
+    @property
+    def up(self) -> bool:
+        """Whether its process exists and is scheduled."""
+        return self.state == "running"
+
+    @property
+    def down(self) -> bool:
+        """Whether its process has ended."""
+        return self.state in {"exited", "dead"}
+
+    @property
+    def generation(self) -> tuple[str, tuple[int, ...]]:
+        """Tells two lives of one container apart, as the published port is chosen anew at each start."""
+        return self.id, tuple(self.ports.values())
+
+
+def read(entry: Mapping[str, Any]) -> Facts | None:
+    """Return the facts of one entry of the engine's listing; None where the container is not a loop's."""
+    for name in entry.get("Names") or ():
+        if loop := naming.parse(name):
+            return _read(entry, name.lstrip("/"), loop)
+    return None
+
+
+def _read(entry: Mapping[str, Any], name: str, loop: naming.LoopName) -> Facts:
+    networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
+    exit_code = _EXIT_CODE.search(entry.get("Status", ""))
+    return Facts(
+        id=entry["Id"],
+        name=name,
+        loop=loop,
+        state=entry["State"],
+        exit_code=int(exit_code[1]) if exit_code and entry["State"] in {"exited", "dead"} else None,
+        created_at=datetime.fromtimestamp(entry["Created"], timezone.utc),
+        labels=entry.get("Labels") or {},
+        ports={port["PrivatePort"]: port["PublicPort"] for port in entry.get("Ports") or () if "PublicPort" in port},
+        address=next((network["IPAddress"] for network in networks.values() if network.get("IPAddress")), ""),
+    )

@@ -1,0 +1,164 @@
+"""All containers of a namespace, in one engine call, kept fresh by the engine's event stream.
+
+The engine is the only source of truth; this is a cache of it that may be dropped at any time. While the event stream
+is alive, a container is looked at again when an event names it, or when one of our own operations touched it (so that
+we read our writes); otherwise the cache answers. After any gap in the stream everything is listed again, stream first,
+listing second, so that nothing falls in between. Streams are known to end quietly, and to go silent: that is why the
+cache is also listed anew when it is older than a bound, and not used at all while there is no stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from loopnest import EngineError
+from loopnest_docker import facts as container_facts
+from loopnest_docker import naming
+from loopnest_docker.engine import Engine
+from loopnest_docker.events import EngineEvent, EventStream
+from loopnest_docker.facts import Facts
+
+_log = logging.getLogger(__name__)
+#: Events after which a container looks different in the engine's listing.
+_RELEVANT: Final = frozenset(
+    {"create", "start", "die", "stop", "kill", "destroy", "rename", "pause", "unpause", "restart", "oom", "update"}
+)
+#: Seconds after which everything is listed again, stream or not.
+STALE_AFTER: Final = 30.0
+
+
+class Inventory:
+    """The containers of ``namespace``, by id.
+
+    Args:
+        died: called with the facts from before and the exit code when a container's process ends.
+    """
+
+    def __init__(self, engine: Engine, namespace: str, died: Callable[[Facts, int | None], None]) -> None:
+        self._engine, self._died = engine, died
+        self._label = f"{naming.NAMESPACE}={namespace}"
+        self._containers: dict[str, Facts] = {}
+        self._by_conversation: dict[str, list[Facts]] = {}
+        self._dirty: set[str] = set()
+        self._listed_at = float("-inf")
+        self._lock = asyncio.Lock()
+        self._deaths: dict[str, asyncio.Event] = {}
+        self._stream = EventStream(engine, self._label, self._on_event, self._on_gap)
+
+    async def open(self) -> None:
+        """Begin to follow the engine's events."""
+        self._stream.open()
+
+    async def aclose(self) -> None:
+        """Stop following."""
+        await self._stream.aclose()
+
+    @property
+    def age(self) -> float:
+        """Seconds since everything was listed; infinite where a gap made the cache worthless."""
+        return time.monotonic() - self._listed_at
+
+    async def all(self) -> Mapping[str, Facts]:
+        """The containers by id, as fresh as the engine's last event.
+
+        Raises:
+            EngineError: the cache can't be used, and the engine does not answer.
+        """
+        if self._needs_listing() or self._dirty:
+            async with self._lock:
+                if self._needs_listing():
+                    await self._list_all()
+                elif self._dirty:
+                    await self._list_some()
+        return self._containers
+
+    async def of(self, conversation_id: str) -> list[Facts]:
+        """The containers of a conversation, whoever owns it, oldest first: at most one, but for races."""
+        await self.all()
+        return self._by_conversation.get(conversation_id, [])
+
+    async def select(self, conversation_ids: Iterable[str] | None) -> list[Facts]:
+        """One container for each of these conversations, or for all: the older one while two users race for an id."""
+        await self.all()
+        wanted = self._by_conversation if conversation_ids is None else conversation_ids
+        return [found[0] for key in wanted if (found := self._by_conversation.get(key))]
+
+    async def look(self, name: naming.LoopName) -> list[Facts]:
+        """Ask the engine, not the cache, for the containers of this conversation."""
+        pattern = f"^/loopnest\\.{name.namespace}\\.{name.conversation_id}\\."
+        return list((await self._query({"label": [self._label], "name": pattern})).values())
+
+    def touch(self, container_id: str) -> None:
+        """Look at this container again before the next answer: we just changed it."""
+        self._dirty.add(container_id)
+
+    async def until_dead(self, container_id: str) -> None:
+        """Return when the container's process has ended, or the container is gone."""
+        event = self._deaths.setdefault(container_id, asyncio.Event())
+        try:
+            while not await self._is_dead(container_id):
+                # The event is the fast way; looking now and then is for streams that are down.
+                await _wait(event, 2.0 if self._stream.alive else 0.25)
+        finally:
+            self._deaths.pop(container_id, None)
+
+    async def _is_dead(self, container_id: str) -> bool:
+        self.touch(container_id)
+        found = (await self.all()).get(container_id)
+        return found is None or found.down
+
+    def _needs_listing(self) -> bool:
+        return not self._stream.alive or self.age > STALE_AFTER
+
+    async def _list_all(self) -> None:
+        self._dirty.clear()
+        listed_at = time.monotonic()
+        self._replace(await self._query({"label": [self._label]}))
+        self._listed_at = listed_at
+
+    async def _list_some(self) -> None:
+        dirty, self._dirty = self._dirty, set()
+        try:
+            found = await self._query({"label": [self._label], "id": sorted(dirty)})
+        except EngineError:
+            self._dirty |= dirty
+            raise
+        kept = {key: value for key, value in self._containers.items() if key not in dirty}
+        self._replace(kept | found)
+
+    def _replace(self, containers: dict[str, Facts]) -> None:
+        self._containers, self._by_conversation = containers, {}
+        for found in sorted(containers.values(), key=lambda it: (it.created_at, it.id)):
+            self._by_conversation.setdefault(found.loop.conversation_id, []).append(found)
+
+    async def _query(self, filters: dict[str, Any]) -> dict[str, Facts]:
+        entries: Iterable[Mapping[str, Any]] = await self._engine.call("containers", all=True, filters=filters)
+        read = (container_facts.read(entry) for entry in entries)
+        return {found.id: found for found in read if found}
+
+    def _on_event(self, event: EngineEvent) -> None:
+        if event.action not in _RELEVANT:
+            return
+        self._dirty.add(event.container_id)
+        if event.action in {"die", "destroy"}:
+            if waiting := self._deaths.get(event.container_id):
+                waiting.set()
+            if event.action == "die" and (known := self._containers.get(event.container_id)):
+                self._died(known, event.exit_code)
+
+    def _on_gap(self) -> None:
+        self._listed_at = float("-inf")
+        for waiting in self._deaths.values():
+            waiting.set()
+
+
+async def _wait(event: asyncio.Event, limit: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), limit)
+    except asyncio.TimeoutError:
+        return
+    event.clear()

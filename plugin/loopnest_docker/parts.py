@@ -1,0 +1,28 @@
+"""What the Docker strategy is made of while it is open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loopnest.specs import HostContext
+from loopnest_docker.engine import Engine
+from loopnest_docker.image import ImageStore
+from loopnest_docker.inventory import Inventory
+from loopnest_docker.network import Network
+from loopnest_docker.settings import DockerSettings
+from loopnest_docker.view import View
+from loopnest_nested.dialects import Dialect
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One of each; they know nothing of each other but what they are given here."""
+
+    settings: DockerSettings
+    context: HostContext
+    dialect: Dialect
+    engine: Engine
+    images: ImageStore
+    network: Network
+    inventory: Inventory
+    view: View

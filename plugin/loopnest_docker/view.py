@@ -1,0 +1,141 @@
+"""A container seen as a loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Final
+
+import httpx
+
+from loopnest import Loop, LoopStatus, NestedError, Reason
+from loopnest.specs import HostContext
+from loopnest_docker import naming
+from loopnest_docker.facts import Facts
+from loopnest_docker.settings import DockerSettings
+from loopnest_nested import session_keys
+from loopnest_nested.client import NestedServer
+from loopnest_nested.dialects import Dialect
+from loopnest_nested.session_keys import Keys
+
+#: Exit codes of processes that ended because they were asked to: by themselves, or by SIGINT, SIGKILL, SIGTERM.
+_ASKED_TO: Final = frozenset({0, 130, 137, 143})
+
+
+class View:
+    """Turns containers into loops, and remembers which nested servers were seen to have their conversation.
+
+    That memory is a cache: what is not in it is asked for.
+    """
+
+    def __init__(
+        self, settings: DockerSettings, context: HostContext, dialect: Dialect, http: httpx.AsyncClient
+    ) -> None:
+        self._settings, self._context, self._dialect, self._http = settings, context, dialect, http
+        self._fingerprint = session_keys.fingerprint(context.secret)
+        self._ready: set[tuple[str, tuple[int, ...]]] = set()
+        self._keys: dict[str, Keys] = {}
+
+    def keys(self, container: Facts) -> Keys:
+        """The keys of the nested server, derived from the container's nonce."""
+        nonce = container.labels[naming.NONCE]
+        if nonce not in self._keys:
+            self._keys[nonce] = session_keys.derive(self._context.secret, nonce)
+        return self._keys[nonce]
+
+    def server(self, container: Facts) -> NestedServer | None:
+        """The nested server; None while it can't be reached."""
+        url = self._url(container)
+        return NestedServer(url, self.keys(container).session, self._http) if url and container.up else None
+
+    def is_ready(self, container: Facts) -> bool:
+        """Whether this life of the container was seen to have its conversation."""
+        return container.up and container.generation in self._ready
+
+    def mark_ready(self, container: Facts) -> None:
+        """Note that the nested server has its conversation."""
+        self._ready.add(container.generation)
+
+    def forget(self, container: Facts) -> None:
+        """Drop what is remembered of a container that is no more."""
+        self._ready.discard(container.generation)
+        self._keys.pop(container.labels.get(naming.NONCE, ""), None)
+
+    def foreign(self, container: Facts) -> bool:
+        """Whether it was started by a host with another secret, so that its key can't be derived here."""
+        return container.labels.get(naming.KEY) != self._fingerprint
+
+    async def loops(self, containers: Iterable[Facts], *, probe: bool) -> list[Loop]:
+        """See all of them at once; nested servers that must be asked have a short limit, all together."""
+        return list(await asyncio.gather(*(self.loop(container, probe=probe) for container in containers)))
+
+    async def loop(self, container: Facts, *, probe: bool = False) -> Loop:
+        """See one container as a loop."""
+        if self.foreign(container):
+            return self._loop(container, _plain_status(container), reason=Reason.FOREIGN_SECRET, message=_FOREIGN)
+        if not container.up or (self.is_ready(container) and not probe):
+            return self._loop(container, _plain_status(container))
+        return await self._probed(container)
+
+    async def _probed(self, container: Facts) -> Loop:
+        server = self.server(container)
+        if server is None:
+            return self._loop(container, LoopStatus.STARTING)
+        try:
+            asked = self._dialect.agent_status(server, container.loop.conversation_id)
+            agent_status = await asyncio.wait_for(asked, self._settings.probe_timeout)
+        except (NestedError, asyncio.TimeoutError) as error:
+            status = LoopStatus.RUNNING if self.is_ready(container) else LoopStatus.STARTING
+            reason = error.reason if isinstance(error, NestedError) else Reason.NESTED_TIMEOUT
+            return self._loop(container, status, reason=reason, message="The nested server does not answer.")
+        if agent_status is None:
+            return self._loop(container, LoopStatus.STARTING)
+        self.mark_ready(container)
+        return self._loop(container, LoopStatus.RUNNING, agent_status=agent_status)
+
+    def _loop(self, container: Facts, status: LoopStatus, **details: Any) -> Loop:
+        reachable = container.up and not self.foreign(container)
+        failed = status is LoopStatus.FAILED
+        return Loop.model_construct(  # trusted facts: validating a thousand of them costs more than all else
+            conversation_id=container.loop.conversation_id,
+            owner=container.loop.owner,
+            status=status,
+            strategy=self._context.strategy,
+            dialect=container.labels.get(naming.DIALECT),
+            phase=container.state,
+            url=self._url(container) if reachable else None,
+            session_key=self.keys(container).session if reachable else None,
+            nested_id=self._dialect.nested_id(container.loop.conversation_id),
+            exit_code=container.exit_code,
+            created_at=container.created_at,
+            **{"reason": Reason.EXITED if failed else None, **details},
+        )
+
+    def _url(self, container: Facts) -> str | None:
+        port = container.ports.get(self._settings.port)
+        if port is None and "{port}" in self._settings.url_template:
+            return None
+        return self._settings.url_template.format(
+            host=self._settings.publish_address,
+            port=port,
+            container_ip=container.address,
+            container_port=self._settings.port,
+            container_name=container.name,
+        )
+
+
+_FOREIGN: Final = (
+    "This container was started by a host with another secret, so its session key is unknown here. Hosts of one "
+    "namespace must share 'loopnest.secret'."
+)
+
+
+def _plain_status(container: Facts) -> LoopStatus:
+    """The status that needs no question to the nested server."""
+    if container.state == "paused":
+        return LoopStatus.PAUSED
+    if container.up:
+        return LoopStatus.RUNNING
+    if container.down:
+        return LoopStatus.STOPPED if container.exit_code in _ASKED_TO else LoopStatus.FAILED
+    return LoopStatus.STOPPED if container.state == "removing" else LoopStatus.STARTING

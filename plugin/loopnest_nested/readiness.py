@@ -1,0 +1,43 @@
+"""Alive yet, or dead already."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+_T = TypeVar("_T")
+_FIRST: Final = 0.01
+_FACTOR: Final = 1.3
+_LONGEST: Final = 0.1
+
+
+async def until_alive(alive: Callable[[], Awaitable[bool]], died: Awaitable[_T], limit: float) -> _T | None:
+    """Ask ``alive`` in a tight back-off (10 to 100 ms) until it says yes; stop at once when ``died`` answers.
+
+    Returns:
+        None once alive; what ``died`` returned where that came first.
+
+    Raises:
+        asyncio.TimeoutError: neither happened within ``limit`` seconds.
+    """
+    asking, dying = asyncio.ensure_future(_ask(alive)), asyncio.ensure_future(died)
+    try:
+        done, _ = await asyncio.wait({asking, dying}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if asking in done:
+            asking.result()
+            return None
+        if dying in done:
+            return dying.result()
+        raise asyncio.TimeoutError
+    finally:
+        for task in (asking, dying):
+            task.cancel()
+        await asyncio.gather(asking, dying, return_exceptions=True)
+
+
+async def _ask(alive: Callable[[], Awaitable[bool]]) -> None:
+    pause = _FIRST
+    while not await alive():
+        await asyncio.sleep(pause)
+        pause = min(pause * _FACTOR, _LONGEST)
