@@ -50,6 +50,7 @@ class Reason:
     KILLED: Final = "killed"
     OOM_KILLED: Final = "oom-killed"
     START_TIMEOUT: Final = "start-timeout"
+    SERVER_MISSING: Final = "server-missing"
     INTERRUPTED: Final = "interrupted"
     FOREIGN_SECRET: Final = "foreign-secret"  # noqa: S105 - a code, no secret
 

@@ -29,10 +29,10 @@ def _with_start(start: Loop, listed: Loop | None) -> Loop:
 
 
 def _with_record(record: Loop, listed: Loop | None) -> Loop:
-    """A failed start of a loop that is stopped since is told as failed, with the facts that the plugins know."""
+    """A loop that is down is told with the reason that was kept, and the facts that the plugins know."""
     if listed is None:
         return record
-    if listed.status is not LoopStatus.STOPPED or record.status is not LoopStatus.FAILED:
+    if listed.status not in (LoopStatus.STOPPED, LoopStatus.FAILED) or record.status is not LoopStatus.FAILED:
         return listed
     facts = ("strategy", "dialect", "nested_id", "created_at")
     return record.model_copy(update={name: getattr(listed, name) for name in facts})

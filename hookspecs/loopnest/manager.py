@@ -36,7 +36,7 @@ from loopnest.models import (
     owner_of,
     owns,
 )
-from loopnest.records import REMOVED, Records, failed, removed
+from loopnest.records import REMOVED, Records, died, failed, removed
 from loopnest.secret import host_secret
 from loopnest.selection import new_plugin_manager, register, require_strategy, select
 from loopnest.settings import Configuration, LoopnestSettings
@@ -114,7 +114,7 @@ class LoopManager:
             namespace=self.settings.namespace,
             secret=await asyncio.to_thread(host_secret, self.settings),
             state_dir=self._state_dir,
-            emit=self._emit,
+            emit=self._heard,
             hooks=self.plugins.hook,
         )
         self._changes.open(self._calls.listeners())
@@ -292,6 +292,12 @@ class LoopManager:
                 self._emit_for(known, REMOVED, None, closed.message)
         elif not closed.already:
             self._emit_for(known, "stopped", LoopStatus.STOPPED, closed.message)
+
+    def _heard(self, change: LoopChange) -> None:
+        """A plugin reports a change; that a loop died is kept, as the next process can't know it from the plugin."""
+        if change.status is LoopStatus.FAILED:
+            self._records.keep(died(change, self.settings.strategy))
+        self._emit(change)
 
     def _emit(self, change: LoopChange) -> None:
         self._starts.moved(change.conversation_id, change.phase)

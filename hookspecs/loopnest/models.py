@@ -20,7 +20,8 @@ CONVERSATION_ID: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 NOBODY: Final = "nobody"
 
 ConversationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-NonEmpty = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+#: Strict, as pydantic takes an enumeration for a string otherwise, and so `EVERYONE` for a user.
+NonEmpty = Annotated[str, StringConstraints(min_length=1, max_length=255, strict=True)]
 
 
 class Everyone(enum.Enum):
@@ -32,7 +33,7 @@ class Everyone(enum.Enum):
 #: For operators (the command line, the keeper): act whoever owns the loop. A host that serves people never passes it.
 EVERYONE: Final = Everyone.EVERYONE
 #: A user id as the host authenticated it; None on hosts without users; `EVERYONE` for operators.
-UserScope = NonEmpty | Everyone | None
+UserScope = NonEmpty | Annotated[Everyone, Field(strict=True)] | None
 
 
 def owner_of(user_id: str | None) -> str:
@@ -135,6 +136,10 @@ class StartLoop(Model):
         image: instead of the strategy's configured image.
         environment: more variables for the nested server's process.
         tags: facts to store with the conversation, where the nested server can.
+        bare: the host creates conversations in the nested server itself, so none is created here, and what configures
+            one is not looked at; the loop runs once its nested server answers, and ``conversation_id`` names the loop.
+        notes: facts that the host wants back in `Loop.notes`, from whichever process asks; not secret, as whoever may
+            ask the engine can read them.
         wait: False answers at once with a loop in status ``starting``; how it ends is told by ``loop_changed`` and
             ``list_loops``.
     """
@@ -154,6 +159,8 @@ class StartLoop(Model):
     image: NonEmpty | None = None
     environment: Mapping[str, SecretStr] = Field(default_factory=dict)
     tags: Mapping[str, str] = Field(default_factory=dict)
+    bare: bool = False
+    notes: Mapping[str, str] = Field(default_factory=dict)
     wait: bool = True
 
 
@@ -207,9 +214,12 @@ class Loop(Model):
         phase: a finer word for ``status`` (``pulling-image``, ``booting``, ``ready``, ...).
         reason: the stable code, where the loop failed or stopped by itself; ``message`` says it to a person.
         url: base URL of the nested server, reachable by the host; None while there is none.
+        urls: of the further ports that the strategy makes reachable, by the port where the loop runs.
         session_key: what the nested server asks for in ``X-Session-API-Key``.
         nested_id: the conversation's id inside the nested server, where it differs or must be known.
         agent_status: what the agent does, in the nested server's own word; only with `LoopQuery.probe`.
+        notes: as they were given to the start that made the loop.
+        origin: ``warm`` where what it runs in was booted ahead; ``cold: `` and why where it was not.
         exit_code: of the nested server's process, where it ended.
         log_tail: its last log lines, for failed loops.
     """
@@ -223,9 +233,12 @@ class Loop(Model):
     reason: str | None = None
     message: str | None = None
     url: str | None = None
+    urls: Mapping[int, str] = Field(default_factory=dict)
     session_key: SecretStr | None = None
     nested_id: str | None = None
     agent_status: str | None = None
+    notes: Mapping[str, str] = Field(default_factory=dict)
+    origin: str | None = None
     exit_code: int | None = None
     log_tail: tuple[str, ...] = ()
     created_at: datetime | None = None

@@ -17,7 +17,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from loopnest.errors import LoopnestError
-from loopnest.models import Loop, LoopStatus, StartLoop, owner_of, utcnow
+from loopnest.models import Loop, LoopChange, LoopStatus, StartLoop, owner_of, utcnow
 
 #: Phase of a loop that was removed on purpose.
 REMOVED: Final = "removed"
@@ -49,6 +49,21 @@ def failed(request: StartLoop, error: LoopnestError, strategy: str) -> Loop:
         exit_code=getattr(error, "exit_code", None),
         log_tail=getattr(error, "log_tail", ()),
         changed_at=utcnow(),
+    )
+
+
+def died(change: LoopChange, strategy: str) -> Loop:
+    """The record of a loop whose death a plugin told of."""
+    return Loop(
+        conversation_id=change.conversation_id,
+        owner=change.owner,
+        status=LoopStatus.FAILED,
+        strategy=strategy,
+        reason=change.reason,
+        message=change.message,
+        exit_code=change.exit_code,
+        log_tail=change.log_tail,
+        changed_at=change.at,
     )
 
 

@@ -76,7 +76,8 @@ def survey(
     """
     looks = [_look(point) for point in installed()]
     specified = set[str]().union(*(look.specified for look in looks))
-    ranks = {name: rank for rank, name in enumerate([strategy, *overrides]) if name is not None}
+    named = [strategy, *overrides]
+    ranks = {name: named.index(name) for name in named if name is not None}
     found = [_judged(look, specified, ranks.get(look.point.name), configuration) for look in looks]
     missing = ranks.keys() - {plugin.name for plugin in found}
     found += [_used(SurveyedPlugin(name=name), ranks[name], configuration) for name in missing]

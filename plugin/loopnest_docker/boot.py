@@ -38,7 +38,8 @@ class Boot:
             await closed
         finally:
             closed.cancel()
-        await self._converse(server)
+        if self._container.conversation:
+            await self._converse(server)
         self._parts.view.mark_ready(self._container)
 
     async def _until_alive(self) -> NestedServer:

@@ -74,7 +74,7 @@ class Closer:
         if server is None or self._parts.view.foreign(container):
             return "The nested server could not be asked to stop."
         try:
-            asked = self._parts.dialect.quiesce(server, container.loop.conversation_id)
+            asked = self._parts.dialect.quiesce(server, container.conversation)
             await asyncio.wait_for(asked, self._parts.settings.close_timeout)
         except asyncio.TimeoutError:
             return "The nested server did not stop its agent in time."

@@ -44,6 +44,7 @@ class ContainerSpec:
     """
 
     image: str
+    image_id: str
     command: list[str]
     port: int
     environment: dict[str, str]
@@ -56,6 +57,7 @@ class ContainerSpec:
     network: str
     publish_address: str
     binds: list[str]
+    extra_ports: list[int] = field(default_factory=list)
     user: str | None = None
     runtime: str | None = None
     gpus: int = 0
@@ -79,7 +81,7 @@ class ContainerSpec:
             "Cmd": self.command,
             "Env": [f"{key}={value}" for key, value in self.environment.items()],
             "Labels": {**self.labels, naming.SPEC: self.digest()},
-            "ExposedPorts": {f"{self.port}/tcp": {}},
+            "ExposedPorts": {f"{port}/tcp": {} for port in (self.port, *self.extra_ports)},
             **({"User": self.user} if self.user else {}),
             "HostConfig": {**self._host_config(), **self.host_config},
         }
@@ -87,7 +89,10 @@ class ContainerSpec:
     def _host_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {
             "NetworkMode": self.network,
-            "PortBindings": {f"{self.port}/tcp": [{"HostIp": self.publish_address, "HostPort": ""}]},
+            "PortBindings": {
+                f"{port}/tcp": [{"HostIp": self.publish_address, "HostPort": ""}]
+                for port in (self.port, *self.extra_ports)
+            },
             "Binds": self.binds,
             "Memory": self.memory,
             "MemorySwap": self.memory,
@@ -137,6 +142,7 @@ def new_spec(
     values = {"conversation_id": request.conversation_id, "owner": owner}
     return ContainerSpec(
         image=image.name,
+        image_id=image.id,
         command=list(settings.command or image.command),
         port=settings.port,
         environment={**dialect.environment(place, settings.port), **settings.environment},
@@ -148,6 +154,7 @@ def new_spec(
         shm_size=int(settings.shm_size),
         network=network,
         publish_address=settings.publish_address,
+        extra_ports=list(settings.extra_ports),
         binds=[f"{m.source.format(**values)}:{m.target}{':ro' if m.read_only else ''}" for m in settings.mounts],
         user=settings.user,
         runtime=settings.runtime,

@@ -7,19 +7,22 @@ never waits for a socket. What the SDK raises leaves here as `EngineError` with 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-import docker
+import docker.constants
 import docker.utils
 import requests
 import urllib3
 from docker.errors import APIError, DockerException
 
+import docker
 from loopnest import EngineError, Reason
 from loopnest_docker.settings import Engine as EngineSettings
 
@@ -44,6 +47,7 @@ class Engine:
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="loopnest-engine")
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
+        self._version: str | None = None
 
     @property
     def url(self) -> str:
@@ -86,20 +90,27 @@ class Engine:
             return self._client
 
     async def aclose(self) -> None:
-        """Let calls in flight end, and release threads and connections."""
+        """Let calls in flight end, for a while, and release threads and connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        ended = asyncio.ensure_future(asyncio.to_thread(self._threads.shutdown))
+        await asyncio.wait({ended}, timeout=_QUEUE_MARGIN)
         if self._client:
             self._client.close()
 
     def _new_client(self) -> docker.APIClient:
-        settings = self._settings
-        environment = dict(os.environ)
+        if self._version is None:
+            # The SDK's own negotiation, in its constructor, leaks the connection where it fails.
+            with contextlib.closing(self._client_for(docker.constants.MINIMUM_DOCKER_API_VERSION)) as asking:
+                self._version = str(asking.version(api_version=False)["ApiVersion"])
+        return self._client_for(self._version)
+
+    def _client_for(self, version: str) -> docker.APIClient:
+        settings, environment = self._settings, dict(os.environ)
         if settings.url:
             environment["DOCKER_HOST"] = settings.url
         options = docker.utils.kwargs_from_env(environment=environment)
-        return docker.APIClient(
-            version="auto", timeout=int(settings.timeout), max_pool_size=settings.threads, **options
-        )
+        timeout = math.ceil(settings.timeout)
+        return docker.APIClient(version=version, timeout=timeout, max_pool_size=settings.threads, **options)
 
     def _guarded(self, work: Callable[[docker.APIClient], _T]) -> _T:
         try:
@@ -126,6 +137,23 @@ class Engine:
             f"('loopnest.docker.engine.timeout').",
             reason=Reason.ENGINE_TIMEOUT,
         )
+
+
+async def complete(work: Awaitable[_T], note: Callable[[_T], None]) -> _T:
+    """Await ``work`` to its end, even when cancelled meanwhile, and ``note`` its result before going on or away.
+
+    A call that makes something goes on in its thread when its caller is cancelled: without the result nobody could
+    remove what it made.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        result = await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(EngineError):
+            note(await task)
+        raise
+    note(result)
+    return result
 
 
 def translate(error: APIError) -> EngineError:

@@ -44,9 +44,43 @@ class Facts:
         return self.state in {"exited", "dead"}
 
     @property
+    def conversation(self) -> str | None:
+        """What to ask the nested server for; None where the host creates the conversations itself."""
+        return None if naming.BARE in self.labels else self.loop.conversation_id
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What the host noted when it was made."""
+        labels = self.labels.items()
+        return {key.removeprefix(naming.NOTE): value for key, value in labels if key.startswith(naming.NOTE)}
+
+    @property
     def generation(self) -> tuple[str, tuple[int, ...]]:
         """Tells two lives of one container apart, as the published port is chosen anew at each start."""
         return self.id, tuple(self.ports.values())
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A container of the pool, or the token of one: see `loopnest_docker.pool`."""
+
+    role: str
+    container: Facts
+
+    @property
+    def nonce(self) -> str:
+        """What joins a container and its token."""
+        return self.container.labels[naming.NONCE]
+
+
+def read_slot(entry: Mapping[str, Any]) -> Slot | None:
+    """Return what one entry of the engine's listing is to the pool; None where it is nothing to it."""
+    labels = entry.get("Labels") or {}
+    role = labels.get(naming.ROLE)
+    if role not in {"slot", "token"} or read(entry):
+        return None
+    nobody = naming.LoopName(labels[naming.NAMESPACE], "pool", "pool")
+    return Slot(role, _read(entry, entry["Names"][0].lstrip("/"), nobody))
 
 
 def read(entry: Mapping[str, Any]) -> Facts | None:

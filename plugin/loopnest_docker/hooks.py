@@ -70,13 +70,16 @@ class DockerStrategy:
         self._keeper = Keeper(self._parts, self._lifecycle)
         await self._parts.inventory.open()
         self._keeper.open()
+        self._lifecycle.filler.open()
         self._opened = True
 
     @hookimpl
     async def close_strategy(self) -> None:
         """Let go of everything; loops go on running."""
         if self._opened:
+            await self._lifecycle.filler.aclose()
             await self._keeper.aclose()
+            await self._parts.network.aclose()
             await self._parts.inventory.aclose()
             await self._http.aclose()
             await self._parts.engine.aclose()

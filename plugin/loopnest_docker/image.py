@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import docker
 from docker.utils import parse_repository_tag
 
+import docker
 from loopnest import ConfigurationError, EngineError, LoopFailed, Reason
 from loopnest_docker import naming
 from loopnest_docker.engine import Engine, NotOnEngine

@@ -20,7 +20,7 @@ from loopnest_docker import facts as container_facts
 from loopnest_docker import naming
 from loopnest_docker.engine import Engine
 from loopnest_docker.events import EngineEvent, EventStream
-from loopnest_docker.facts import Facts
+from loopnest_docker.facts import Facts, Slot
 
 _log = logging.getLogger(__name__)
 #: Events after which a container looks different in the engine's listing.
@@ -42,6 +42,7 @@ class Inventory:
         self._engine, self._died = engine, died
         self._label = f"{naming.NAMESPACE}={namespace}"
         self._containers: dict[str, Facts] = {}
+        self._slots: dict[str, Slot] = {}
         self._by_conversation: dict[str, list[Facts]] = {}
         self._dirty: set[str] = set()
         self._listed_at = float("-inf")
@@ -87,10 +88,17 @@ class Inventory:
         wanted = self._by_conversation if conversation_ids is None else conversation_ids
         return [found[0] for key in wanted if (found := self._by_conversation.get(key))]
 
+    async def slots(self, role: str) -> list[Slot]:
+        """The containers of the pool (``slot``) or their tokens (``token``), oldest first."""
+        await self.all()
+        found = (slot for slot in self._slots.values() if slot.role == role)
+        return sorted(found, key=lambda it: (it.container.created_at, it.container.id))
+
     async def look(self, name: naming.LoopName) -> list[Facts]:
         """Ask the engine, not the cache, for the containers of this conversation."""
         pattern = f"^/loopnest\\.{name.namespace}\\.{name.conversation_id}\\."
-        return list((await self._query({"label": [self._label], "name": pattern})).values())
+        entries = await self._query({"label": [self._label], "name": pattern})
+        return [found for entry in entries if (found := container_facts.read(entry))]
 
     def touch(self, container_id: str) -> None:
         """Look at this container again before the next answer: we just changed it."""
@@ -109,6 +117,8 @@ class Inventory:
     async def _is_dead(self, container_id: str) -> bool:
         self.touch(container_id)
         found = (await self.all()).get(container_id)
+        slot = self._slots.get(container_id)
+        found = found or (slot.container if slot else None)
         return found is None or found.down
 
     def _needs_listing(self) -> bool:
@@ -117,28 +127,32 @@ class Inventory:
     async def _list_all(self) -> None:
         self._dirty.clear()
         listed_at = time.monotonic()
-        self._replace(await self._query({"label": [self._label]}))
+        self._replace({}, {}, await self._query({"label": [self._label]}))
         self._listed_at = listed_at
 
     async def _list_some(self) -> None:
         dirty, self._dirty = self._dirty, set()
         try:
-            found = await self._query({"label": [self._label], "id": sorted(dirty)})
+            entries = await self._query({"label": [self._label], "id": sorted(dirty)})
         except EngineError:
             self._dirty |= dirty
             raise
-        kept = {key: value for key, value in self._containers.items() if key not in dirty}
-        self._replace(kept | found)
+        containers = {key: value for key, value in self._containers.items() if key not in dirty}
+        self._replace(containers, {key: value for key, value in self._slots.items() if key not in dirty}, entries)
 
-    def _replace(self, containers: dict[str, Facts]) -> None:
-        self._containers, self._by_conversation = containers, {}
+    def _replace(self, containers: dict[str, Facts], slots: dict[str, Slot], entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
+            if loop := container_facts.read(entry):
+                containers[loop.id] = loop
+            elif slot := container_facts.read_slot(entry):
+                slots[slot.container.id] = slot
+        self._containers, self._slots, self._by_conversation = containers, slots, {}
         for found in sorted(containers.values(), key=lambda it: (it.created_at, it.id)):
             self._by_conversation.setdefault(found.loop.conversation_id, []).append(found)
 
-    async def _query(self, filters: dict[str, Any]) -> dict[str, Facts]:
-        entries: Iterable[Mapping[str, Any]] = await self._engine.call("containers", all=True, filters=filters)
-        read = (container_facts.read(entry) for entry in entries)
-        return {found.id: found for found in read if found}
+    async def _query(self, filters: dict[str, Any]) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = await self._engine.call("containers", all=True, filters=filters)
+        return entries
 
     def _on_event(self, event: EngineEvent) -> None:
         if event.action not in _RELEVANT:

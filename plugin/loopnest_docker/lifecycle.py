@@ -7,6 +7,7 @@ import asyncio
 from loopnest import Closed, Loop, LoopFailed, LoopNotFound, LoopStatus, NestedError, Reason, StartLoop
 from loopnest_docker.closing import Closer
 from loopnest_docker.facts import Facts
+from loopnest_docker.filler import Filler
 from loopnest_docker.parts import Parts
 from loopnest_docker.starting import Start
 
@@ -19,6 +20,7 @@ class Lifecycle:
         self.closer = Closer(parts)
         self._gate = asyncio.Semaphore(parts.settings.engine.starts)
         self._starting: set[str] = set()
+        self.filler = Filler(parts, lambda: bool(self._starting))
 
     def busy(self, container: Facts) -> bool:
         """Whether this process is starting the container's loop, or ending it."""
@@ -53,6 +55,7 @@ class Lifecycle:
                 raise LoopFailed(error.message, reason=error.reason) from error
             finally:
                 self._starting.discard(conversation_id)
+                self.filler.poke()
         return await self._parts.view.loop(container)
 
     async def awake(self, conversation_id: str) -> Facts:

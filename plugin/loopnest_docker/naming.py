@@ -21,6 +21,13 @@ NONCE: Final = "dev.loopnest.nonce"
 KEY: Final = "dev.loopnest.key"
 SPEC: Final = "dev.loopnest.spec"
 ROLE: Final = "dev.loopnest.role"
+IMAGE: Final = "dev.loopnest.image"
+#: How the loop was started: ``warm``, or ``cold`` and why.
+ORIGIN: Final = "dev.loopnest.origin"
+#: On loops whose conversations the host creates itself.
+BARE: Final = "dev.loopnest.bare"
+#: Begins the labels of what the host noted.
+NOTE: Final = "dev.loopnest.note."
 
 
 class LoopName(NamedTuple):
@@ -40,9 +47,14 @@ def parse(name: str) -> LoopName | None:
     return LoopName(**match.groupdict()) if match else None
 
 
-def pool_name(namespace: str, nonce: str) -> str:
-    """The name of a container that waits for a conversation."""
-    return f"{_PREFIX}-pool.{namespace}.{nonce}"
+def slot_name(namespace: str, nonce: str) -> str:
+    """The name of a container of the pool, which waits for a conversation."""
+    return f"{_PREFIX}-slot.{namespace}.{nonce}"
+
+
+def token_name(namespace: str, nonce: str) -> str:
+    """The name of the token of such a container: who removes it may have the container."""
+    return f"{_PREFIX}-token.{namespace}.{nonce}"
 
 
 def network_name(namespace: str) -> str:

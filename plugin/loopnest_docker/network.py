@@ -27,7 +27,7 @@ class Network:
         self._engine, self._settings, self._namespace = engine, settings, namespace
         self._lock = asyncio.Lock()
         self._known = False
-        self._closed = False
+        self._closed: asyncio.Task[None] | None = None
 
     @property
     def ours(self) -> bool:
@@ -56,14 +56,20 @@ class Network:
         Raises:
             LoopFailed: ``isolation-failed``; a loop without the isolation that was asked for must not run.
         """
-        async with self._lock:
-            if self.ours and not self._closed:
-                await self._apply(_rules(naming.bridge_name(self._namespace), self._settings), image)
-                self._closed = True
+        if not self.ours:
+            return
+        if self._closed is None or (self._closed.done() and self._closed.exception()):
+            self._closed = asyncio.ensure_future(self._apply(image))
+        await asyncio.shield(self._closed)  # all starts share it, and one that is cancelled doesn't end it
+
+    async def aclose(self) -> None:
+        """Let what goes on end, so that nothing is left of it."""
+        if self._closed:
+            await asyncio.gather(self._closed, return_exceptions=True)
 
     def forget(self) -> None:
         """Look again when next needed: the engine was restarted, or the network is gone."""
-        self._known = self._closed = False
+        self._known, self._closed = False, None
 
     async def gateway(self) -> str:
         """The address under which loops see this host."""
@@ -91,7 +97,8 @@ class Network:
         except (EngineConflict, EngineError):
             await self._engine.call("inspect_network", self.name)  # another process was faster, or the error stands
 
-    async def _apply(self, script: str, image: str) -> None:
+    async def _apply(self, image: str) -> None:
+        script = _rules(naming.bridge_name(self._namespace), self._settings)
         host_config = {
             "NetworkMode": "host",
             "CapDrop": ["ALL"],
@@ -106,7 +113,10 @@ class Network:
             "Labels": {naming.NAMESPACE: self._namespace, naming.ROLE: "firewall"},
             "HostConfig": host_config,
         }
-        exit_code, output = await self._run_once(body)
+        try:
+            exit_code, output = await self._run_once(body)
+        except NotOnEngine as error:
+            exit_code, output = -1, error.message
         wanted = self._settings.host_access is not True or self._settings.blocked_networks
         if exit_code != 0 and wanted:
             raise LoopFailed(

@@ -53,6 +53,22 @@ class Engine(Table):
     starts: int = Field(default=4, ge=1, le=64)
 
 
+class Pool(Table):
+    """Containers booted ahead, so that a start takes a tenth of a second instead of seconds.
+
+    Attributes:
+        size: how many wait at any time, for all hosts of the namespace together; 0 turns the pool off.
+        memory: what they may be allowed to use together; fewer wait where ``size`` times ``memory`` would exceed it.
+        pause: freeze them while they wait: they use no processor time, and a start takes 10 ms longer.
+        drain_after: seconds after which containers that wait for another configuration, image or secret are removed.
+    """
+
+    size: int = Field(default=0, ge=0, le=500)
+    memory: ByteSize | None = None
+    pause: bool = False
+    drain_after: float = Field(default=60, ge=0)
+
+
 class Mount(Table):
     """A bind mount (an absolute ``source``) or a named volume; both may name ``{conversation_id}`` and ``{owner}``."""
 
@@ -76,6 +92,7 @@ class DockerSettings(Table):
         pull_policy: pull (or build) when the image is ``missing``, ``always``, or ``never``.
         command: instead of the image's own; it must listen on all addresses of the container.
         port: the nested server's port inside the container.
+        extra_ports: further ports inside that are published, for servers that the agent starts.
         workspace: the agent's directory inside the container; ``data`` the nested server's own.
         memory: hard limit, swap included.
         cpus: how many processors the container may use.
@@ -116,9 +133,11 @@ class DockerSettings(Table):
     pull_policy: Literal["missing", "always", "never"] = "missing"
     build: Build = Build()
     engine: Engine = Engine()
+    pool: Pool = Pool()
 
     command: tuple[str, ...] | None = None
     port: Port = 8000
+    extra_ports: tuple[Port, ...] = ()
     workspace: AbsolutePath = "/workspace/project"
     data: AbsolutePath = "/workspace/.openhands"
 

@@ -12,11 +12,11 @@ from typing import Final
 from pydantic import SecretStr
 
 from loopnest import LoopChange, LoopFailed, LoopNotFound, LoopStatus, Reason, StartLoop
-from loopnest_docker import naming
+from loopnest_docker import naming, pool
 from loopnest_docker.boot import Boot
 from loopnest_docker.closing import Closer
-from loopnest_docker.container import ContainerSpec, new_spec, secret_archive
-from loopnest_docker.engine import EngineConflict, NotOnEngine
+from loopnest_docker.container import ContainerSpec, secret_archive
+from loopnest_docker.engine import EngineConflict, NotOnEngine, complete
 from loopnest_docker.facts import Facts
 from loopnest_docker.parts import Parts
 from loopnest_nested import session_keys
@@ -37,6 +37,7 @@ class Start:
         self._name = naming.LoopName(parts.context.namespace, request.conversation_id, owner)
         self._made: str | None = None
         self._launched: str | None = None
+        self._warm = False
 
     async def run(self, container: Facts | None) -> Facts:
         """Return the container once its nested server has the conversation.
@@ -48,13 +49,21 @@ class Start:
             LoopNotFound: the conversation is somebody else's.
             LoopFailed, EngineError, NestedError: it could not be started.
         """
-        try:
-            container = await self._up(container)
-            await Boot(self._parts, container, self._request).finish()
-            return container
-        except BaseException:
-            await asyncio.shield(self._undo())
-            raise
+        while True:
+            try:
+                container = await self._up(container)
+                await Boot(self._parts, container, self._request).finish()
+                return container
+            except BaseException as error:
+                await asyncio.shield(self._undo())
+                if not self._may_try_again(error):
+                    raise
+                container = None
+
+    def _may_try_again(self, error: BaseException) -> bool:
+        """Whether a container of the pool was dead when it was claimed, which is not the request's fault."""
+        warm, self._warm = self._warm, False
+        return warm and isinstance(error, LoopFailed) and error.exit_code is not None
 
     async def _up(self, container: Facts | None) -> Facts:
         """Do what is missing until the container runs, or has ended since we started it."""
@@ -82,31 +91,36 @@ class Start:
             await self._launch(container, {**self._parts.settings.secret_environment, **self._request.environment})
 
     async def _create(self) -> None:
-        spec = await self._spec()
-        self._tell("creating")
+        """Take a container of the pool, or create one."""
+        spec = await pool.specify(self._parts, self._request, self._name.owner, self._tell)
+        cold = pool.why_not_pooled(self._parts, self._request)
+        if cold is None:
+            slot = await pool.claim(self._parts, self._name, spec)
+            if slot:
+                self._made = self._launched = slot.id
+                self._warm = True
+                self._tell("claimed", "warm: the container was booted ahead")
+                return
+            cold = "none waits that is alike"
+        await self._create_cold(spec, cold)
+
+    async def _create_cold(self, spec: ContainerSpec, why: str) -> None:
+        self._tell("creating", f"cold: {why}")
+        spec.labels |= {
+            naming.NONCE: session_keys.new_nonce(),
+            naming.ORIGIN: f"cold: {why}",
+            **({naming.BARE: "1"} if self._request.bare else {}),
+            **{naming.NOTE + key: value for key, value in self._request.notes.items()},
+        }
         async with self._gate:
-            created = await self._parts.engine.call("create_container_from_config", spec.body(), str(self._name))
-        self._made = created["Id"]
+            create = self._parts.engine.call("create_container_from_config", spec.body(), str(self._name))
+            await complete(create, self._note_made)
         container = await self._look()
         if container and container.id == self._made:
             await self._launch(container, spec.secret_environment)
 
-    async def _spec(self) -> ContainerSpec:
-        parts = self._parts
-        image = await parts.images.ensure(self._request.image or parts.images.default, self._tell)
-        network = await parts.network.ensure()
-        spec = new_spec(
-            parts.settings, parts.dialect, self._request, image=image, network=network, owner=self._name.owner
-        )
-        await parts.context.hooks.configure_container(request=self._request, spec=spec)
-        spec.labels |= {
-            naming.SCHEMA: "1",
-            naming.NAMESPACE: self._name.namespace,
-            naming.DIALECT: parts.dialect.name,
-            naming.NONCE: session_keys.new_nonce(),
-            naming.KEY: session_keys.fingerprint(parts.context.secret),
-        }
-        return spec
+    def _note_made(self, created: dict[str, str]) -> None:
+        self._made = created["Id"]
 
     async def _launch(self, container: Facts, secret_environment: dict[str, SecretStr]) -> None:
         """Give the container its secret variables, and start it."""

@@ -82,7 +82,7 @@ class View:
         if server is None:
             return self._loop(container, LoopStatus.STARTING)
         try:
-            asked = self._dialect.agent_status(server, container.loop.conversation_id)
+            asked = self._dialect.agent_status(server, container.conversation)
             agent_status = await asyncio.wait_for(asked, self._settings.probe_timeout)
         except (NestedError, asyncio.TimeoutError) as error:
             status = LoopStatus.RUNNING if self.is_ready(container) else LoopStatus.STARTING
@@ -104,22 +104,30 @@ class View:
             dialect=container.labels.get(naming.DIALECT),
             phase=container.state,
             url=self._url(container) if reachable else None,
+            urls=self._urls(container) if reachable else {},
             session_key=self.keys(container).session if reachable else None,
             nested_id=self._dialect.nested_id(container.loop.conversation_id),
+            notes=container.notes,
+            origin=container.labels.get(naming.ORIGIN),
             exit_code=container.exit_code,
             created_at=container.created_at,
             **{"reason": Reason.EXITED if failed else None, **details},
         )
 
-    def _url(self, container: Facts) -> str | None:
-        port = container.ports.get(self._settings.port)
+    def _urls(self, container: Facts) -> dict[int, str]:
+        urls = {port: self._url(container, port) for port in self._settings.extra_ports}
+        return {port: url for port, url in urls.items() if url}
+
+    def _url(self, container: Facts, inside: int | None = None) -> str | None:
+        inside = inside or self._settings.port
+        port = container.ports.get(inside)
         if port is None and "{port}" in self._settings.url_template:
             return None
         return self._settings.url_template.format(
             host=self._settings.publish_address,
             port=port,
             container_ip=container.address,
-            container_port=self._settings.port,
+            container_port=inside,
             container_name=container.name,
         )
 

@@ -2,72 +2,129 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Final
 
 import httpx
 from pydantic import JsonValue, SecretStr
 
 from loopnest import NestedError, Reason
+from loopnest_nested.pools import PoolPerServer
+from loopnest_nested.redaction import redacted
 
-_HEADER = "X-Session-API-Key"
+#: Seconds for a whole answer, where the call does not say otherwise.
+ANSWER_LIMIT: Final = 30.0
+_HEADER: Final = "X-Session-API-Key"
+_LONGEST_REASON: Final = 500
 
 
 def new_http_client() -> httpx.AsyncClient:
     """Return the client that a strategy keeps while it is open.
 
-    One for all nested servers, as a new client costs 20 ms for its TLS context. It ignores proxies of the environment:
-    nested servers are near.
+    One for all nested servers, as a new client costs 20 ms for its TLS context. It ignores proxies of the environment,
+    as nested servers are near, and cookies: they would be shared by all servers on one address.
     """
-    limits = httpx.Limits(max_connections=500, max_keepalive_connections=200, keepalive_expiry=30)
-    return httpx.AsyncClient(limits=limits, timeout=httpx.Timeout(30, connect=3), trust_env=False)
+    return httpx.AsyncClient(
+        transport=PoolPerServer(),
+        timeout=httpx.Timeout(ANSWER_LIMIT, connect=3),
+        trust_env=False,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+    )
 
 
 @dataclass(frozen=True)
 class NestedServer:
-    """Where one nested server is, and what opens it."""
+    """Where one nested server is, and what opens it.
+
+    Attributes:
+        secrets: never quoted from what the server answers; see `hiding`.
+    """
 
     url: str
     session_key: SecretStr
     http: httpx.AsyncClient = field(repr=False)
+    secrets: tuple[SecretStr, ...] = field(default=(), repr=False)
+
+    def hiding(self, secrets: Iterable[SecretStr]) -> NestedServer:
+        """Return this server such that ``secrets`` are in no error text, even where the server repeats them."""
+        return dataclasses.replace(self, secrets=(*self.secrets, *secrets))
 
     async def request(self, method: str, path: str, *, timeout: float | None = None, **options: Any) -> JsonValue:
         """Send a request and return the JSON (or text) of a successful answer.
 
         Args:
-            timeout: seconds for the whole answer, instead of the client's 30.
+            timeout: seconds for the whole answer, instead of 30.
+            options: as httpx takes them (``json``, ``params``, ``files``).
 
         Raises:
             NestedError: ``nested-unreachable``, ``nested-timeout``, or ``nested-refused`` with ``http_status``.
         """
         response = await self.respond(method, path, timeout=timeout, **options)
-        if response.is_success:
-            is_json = response.headers.get("content-type", "").startswith("application/json")
-            return response.json() if is_json else response.text
-        raise NestedError(
-            f"The nested server answered {method} {path} with {response.status_code}: {response.text[:300]}",
-            http_status=response.status_code,
-        )
+        if not response.is_success:
+            raise self.refusal(response)
+        if not response.headers.get("content-type", "").startswith("application/json"):
+            return response.text
+        try:
+            answer: JsonValue = response.json()
+        except ValueError:
+            raise self.refusal(response) from None
+        return answer
 
-    async def respond(
-        self, method: str, path: str, *, timeout: float | None = None, **options: Any
-    ) -> httpx.Response:
+    async def respond(self, method: str, path: str, *, timeout: float | None = None, **options: Any) -> httpx.Response:
         """Send a request and return the answer, whatever its status.
 
         Raises:
             NestedError: ``nested-unreachable`` or ``nested-timeout``.
         """
         if timeout is not None:
-            options["timeout"] = timeout
+            options["timeout"] = httpx.Timeout(timeout, connect=3)
         headers = {_HEADER: self.session_key.get_secret_value()}
         try:
-            return await self.http.request(method, f"{self.url}{path}", headers=headers, **options)
-        except httpx.TimeoutException as error:
+            # httpx limits the wait for each part of an answer, not for all of it.
+            sent = self.http.request(method, f"{self.url}{path}", headers=headers, **options)
+            return await asyncio.wait_for(sent, timeout or ANSWER_LIMIT)
+        except (httpx.TimeoutException, asyncio.TimeoutError) as error:
             raise NestedError(
-                f"The nested server did not answer {method} {path} in time.", reason=Reason.NESTED_TIMEOUT
+                f"The nested server did not answer {method} {path} within {timeout or ANSWER_LIMIT:g} s.",
+                reason=Reason.NESTED_TIMEOUT,
             ) from error
         except httpx.HTTPError as error:
             raise NestedError(
                 f"The nested server can't be reached for {method} {path}: {type(error).__name__}.",
                 reason=Reason.NESTED_UNREACHABLE,
             ) from error
+
+    def refusal(self, response: httpx.Response) -> NestedError:
+        """Say what the server answered instead of what it was asked for."""
+        request = response.request
+        why = redacted(_explanation(response), (self.session_key, *self.secrets))[:_LONGEST_REASON]
+        return NestedError(
+            f"The nested server answered {request.method} {request.url.path} with {response.status_code}: {why}",
+            http_status=response.status_code,
+        )
+
+
+def _explanation(response: httpx.Response) -> str:
+    """What FastAPI's ``detail`` says, without the input that it quotes; any other body as it is."""
+    try:
+        body = response.json()
+        detail, exception = body["detail"], body.get("exception")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return response.text.strip() or response.reason_phrase
+    if isinstance(detail, list):
+        return "; ".join(map(_problem, detail))
+    text = detail if isinstance(detail, str) else json.dumps(detail)
+    return f"{text}: {exception}" if exception else text
+
+
+def _problem(error: Any) -> str:
+    try:
+        place = ".".join(str(part) for part in error["loc"] if part != "body")
+        return f"{place}: {error['msg']}" if place else str(error["msg"])
+    except (KeyError, TypeError):
+        return json.dumps(error)

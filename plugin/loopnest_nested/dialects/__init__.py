@@ -59,8 +59,11 @@ class Dialect(Protocol):
             NestedError: the server refused; the message says what.
         """
 
-    async def agent_status(self, server: NestedServer, conversation_id: str) -> str | None:
+    async def agent_status(self, server: NestedServer, conversation_id: str | None) -> str | None:
         """What the agent does, in the server's own word; None where the server has no such conversation.
+
+        Args:
+            conversation_id: None for a bare loop, of which only the server's own state is asked.
 
         Raises:
             NestedError: it could not be asked.
@@ -73,8 +76,11 @@ class Dialect(Protocol):
             NestedError: the server refused, or could not be asked.
         """
 
-    async def quiesce(self, server: NestedServer, conversation_id: str) -> None:
+    async def quiesce(self, server: NestedServer, conversation_id: str | None) -> None:
         """Ask the agent to stop working, so that the server can be stopped without losing anything.
+
+        Args:
+            conversation_id: None for a bare loop, in which all agents are asked.
 
         Raises:
             NestedError: the server refused, or could not be asked.
@@ -92,7 +98,7 @@ def get_dialect(name: str) -> Dialect:
     Raises:
         ConfigurationError: there is none; the message lists those there are.
     """
-    from loopnest_nested.dialects.agent_server import AgentServer
+    from loopnest_nested.dialects.agent_server import AgentServer  # noqa: PLC0415 - it imports this module
 
     dialects: dict[str, Dialect] = {AgentServer.name: AgentServer()}
     if name not in dialects:

@@ -2,115 +2,227 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
+import stamina
 from pydantic import JsonValue, SecretStr
 
-from loopnest import Control, Event, Message, NestedError, RawEvent, StartLoop
+from loopnest import Control, Event, NestedError, RawEvent, Reason, StartLoop
 from loopnest_nested.client import NestedServer
 from loopnest_nested.dialects import Place
+from loopnest_nested.dialects.agent_server import history
+from loopnest_nested.dialects.agent_server.checkout import check_out
+from loopnest_nested.dialects.agent_server.creation import creation, message
+from loopnest_nested.redaction import secrets_of
 from loopnest_nested.session_keys import Keys
 
 #: Fixed for ever: conversations that exist are found by the ids derived from it.
 _NAMESPACE: Final = uuid.UUID("6f2d8f4e-1c0b-5b7e-9a51-0d6c3b1f8e27")
+_RUNNING: Final = "running"
+#: Seconds for an event: the server takes it between two steps of the agent, and a step lasts as long as its tool.
+_SEND_LIMIT: Final = 50.0
+#: Seconds for the agent to end its step before it is interrupted, and then for the interruption.
+_GRACE: Final = 2.0
+_INTERRUPT_LIMIT: Final = 10.0
 
 
 class AgentServer:
-    """The dialect ``agent-server``."""
+    """The dialect ``agent-server``, tried with openhands-agent-server 1.34 and 1.58."""
 
     name = "agent-server"
 
     def command(self, host: str, port: int) -> Sequence[str]:
+        """The command line of the server, without the Python interpreter."""
         return ("-m", "openhands.agent_server", "--host", host, "--port", str(port))
 
-    def environment(self, place: Place, port: int) -> Mapping[str, str]:
+    def environment(self, place: Place, port: int) -> Mapping[str, str]:  # noqa: ARG002 - other dialects need the port
+        """Keep all files where they belong, fetch nothing, and leave out what an agent alone does not need."""
         return {
             "OH_CONVERSATIONS_PATH": f"{place.data}/conversations",
             "OH_PERSISTENCE_DIR": f"{place.data}/settings",
             "OH_BASH_EVENTS_DIR": f"{place.data}/bash_events",
             "OH_WORKSPACE_PATH": place.workspace,
+            # Else read from the working directory, where the agent might write one.
             "OPENHANDS_AGENT_SERVER_CONFIG_PATH": f"{place.data}/agent-server.json",
             "OH_ENABLE_VSCODE": "0",
             "OH_PRELOAD_TOOLS": "0",
             "OH_ENABLE_BROWSER": "0",
+            # Nobody shares a loop's files, so after a crash there is no other server to wait for (45 s by default).
             "OH_LEASE_TTL_SECONDS": "0",
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # fetched at import otherwise, with seconds of retries offline
             "OPENHANDS_SUPPRESS_BANNER": "1",
+            "PYTHONUNBUFFERED": "1",  # or a crash takes the last log lines with it
         }
 
     def secret_environment(self, keys: Keys) -> Mapping[str, SecretStr]:
+        """The key that clients show, and the one that stored secrets survive a restart with."""
         return {"OH_SESSION_API_KEYS_0": keys.session, "OH_SECRET_KEY": keys.at_rest}
 
     def nested_id(self, conversation_id: str) -> str:
+        """The server takes UUIDs only: an id that is one stays itself, any other gets one that follows from it."""
         try:
             return str(uuid.UUID(conversation_id))
         except ValueError:
             return str(uuid.uuid5(_NAMESPACE, conversation_id))
 
     async def alive(self, server: NestedServer) -> bool:
+        """Whether the server answers and accepts requests; False while it boots."""
         try:
             return (await server.respond("GET", "/ready", timeout=2)).status_code == 200
         except NestedError:
             return False
 
     async def ensure_conversation(self, server: NestedServer, request: StartLoop, place: Place) -> None:
-        if await self.agent_status(server, request.conversation_id) is not None:
-            return
-        agent: dict[str, Any] = {"kind": "Agent", "tools": [{"name": "terminal"}, {"name": "file_editor"}]}
-        if request.llm:
-            agent["llm"] = {"model": request.llm.model, "base_url": request.llm.base_url, "usage_id": "agent"}
-            if request.llm.api_key:
-                agent["llm"]["api_key"] = request.llm.api_key.get_secret_value()
-        body: dict[str, Any] = {
-            "conversation_id": self.nested_id(request.conversation_id),
-            "agent": agent,
-            "workspace": {"kind": "LocalWorkspace", "working_dir": place.workspace},
-            "autotitle": False,
-        }
-        if request.initial_message:
-            body["initial_message"] = _message(request.initial_message)
-        await server.request("POST", "/api/conversations", json=body)
+        """Create the conversation with all that the request says, or resume the one that exists.
 
-    async def agent_status(self, server: NestedServer, conversation_id: str) -> str | None:
-        try:
-            info = await server.request("GET", self._path(conversation_id))
-        except NestedError as error:
-            if error.http_status == 404:
-                return None
-            raise
-        return str(info["execution_status"]) if isinstance(info, dict) else None
+        ``request.settings`` is merged over the body of the server's ``POST /api/conversations``. Only the git provider
+        tokens and the custom secrets are in the agent's reach: its terminal gets those that a command names.
+
+        Raises:
+            NestedError: the server refused; ``clone-failed``: the repository could not be cloned.
+        """
+        server = server.hiding(secrets_of(request))
+        if await self._exists(server, request.conversation_id):
+            return
+        if request.replay is not None:
+            raise NestedError("The agent server can't play recorded events back: start without 'replay'.")
+        directory = await check_out(server, request, place)
+        body = creation(request, self.nested_id(request.conversation_id), directory, await _usable_tools(server))
+        created = await self._create(server, body)
+        if created and request.initial_message and not request.initial_message.run:
+            await self.send(server, request.conversation_id, request.initial_message)
+
+    async def agent_status(self, server: NestedServer, conversation_id: str | None) -> str | None:
+        """What the agent does (``idle``, ``running``, ``paused``, ``finished``, ``error``, ...).
+
+        Of a bare loop, ``ready``; None while it is not.
+        """
+        if conversation_id is None:
+            return "ready" if await self.alive(server) else None
+        return await _status(server, self._path(conversation_id))
 
     async def send(self, server: NestedServer, conversation_id: str, event: Event) -> JsonValue:
+        """Deliver an event. Asking an agent to run that runs already is no error."""
         path = self._path(conversation_id)
+        if isinstance(event, Control) and event.action == "run":
+            return await _run(server, path)
         if isinstance(event, Control):
-            return await server.request("POST", f"{path}/{event.action}")
-        payload = event.payload if isinstance(event, RawEvent) else _message(event)
-        return await server.request("POST", f"{path}/events", json=payload)
+            return await server.request("POST", f"{path}/{event.action}", timeout=_SEND_LIMIT)
+        payload = event.payload if isinstance(event, RawEvent) else message(event)
+        try:
+            return await server.request("POST", f"{path}/events", json=payload, timeout=_SEND_LIMIT)
+        except NestedError as error:
+            if error.http_status == 429:  # it has the message, but runs as many agents as it may
+                return await _run(server, path)
+            if error.reason == Reason.NESTED_TIMEOUT:
+                raise _undecided(error) from error
+            raise
 
-    async def quiesce(self, server: NestedServer, conversation_id: str) -> None:
-        await server.request("POST", f"{self._path(conversation_id)}/pause")
+    async def quiesce(self, server: NestedServer, conversation_id: str | None) -> None:
+        """Let the agent end its step, or interrupt it after 2 seconds; either way it can be told to go on."""
+        if conversation_id is not None:
+            await _quiesce(server, self._path(conversation_id))
+            return
+        page: Any = await server.request("GET", "/api/conversations/search", params={"status": _RUNNING})
+        ids = [item["id"] for item in page["items"]]
+        await asyncio.gather(*(_quiesce(server, f"/api/conversations/{nested_id}") for nested_id in ids))
 
-    async def events(
+    def events(
         self, server: NestedServer, conversation_id: str, *, follow: bool
     ) -> AsyncIterator[dict[str, JsonValue]]:
-        page_id: str | None = None
-        while True:
-            params = {"limit": 100} | ({"page_id": page_id} if page_id else {})
-            page: Any = await server.request("GET", f"{self._path(conversation_id)}/events/search", params=params)
-            for item in page["items"]:
-                yield item
-            page_id = page["next_page_id"]
-            if not page_id:
-                return
+        """The conversation's events so far, oldest first, and with ``follow`` all further ones until cancelled.
+
+        Each comes once, also where the connection is lost in between.
+
+        Raises:
+            NestedError: the server has no such conversation, or can't be asked (any more).
+        """
+        nested_id = self.nested_id(conversation_id)
+        return history.follow(server, nested_id) if follow else history.past(server, nested_id)
 
     def _path(self, conversation_id: str) -> str:
         return f"/api/conversations/{self.nested_id(conversation_id)}"
 
+    async def _exists(self, server: NestedServer, conversation_id: str) -> bool:
+        async for attempt in _attempts():
+            with attempt:
+                return await self.agent_status(server, conversation_id) is not None
+        raise AssertionError  # the last attempt raises
 
-def _message(message: Message) -> dict[str, Any]:
-    content: list[dict[str, Any]] = [{"type": "text", "text": message.text}]
-    if message.image_urls:
-        content.append({"type": "image", "image_urls": list(message.image_urls)})
-    return {"role": "user", "content": content, "run": message.run}
+    async def _create(self, server: NestedServer, body: dict[str, Any]) -> bool:
+        """Whether it was created; the server answers 200 for one that it has already."""
+        async for attempt in _attempts():
+            with attempt:
+                response = await server.respond("POST", "/api/conversations", json=body)
+                if not response.is_success:
+                    raise server.refusal(response)
+                return response.status_code == 201
+        raise AssertionError  # the last attempt raises
+
+
+async def _status(server: NestedServer, path: str) -> str | None:
+    response = await server.respond("GET", path)
+    if response.status_code == 404:
+        return None
+    if not response.is_success:
+        raise server.refusal(response)
+    try:
+        return str(response.json()["execution_status"])
+    except (ValueError, KeyError, TypeError):
+        raise server.refusal(response) from None
+
+
+async def _quiesce(server: NestedServer, path: str) -> None:
+    """Pause one agent, or interrupt it: the server answers a pause only after the step."""
+    if await _status(server, path) != _RUNNING:
+        return
+    try:
+        await asyncio.wait_for(_pause(server, path), _GRACE)
+    except asyncio.TimeoutError:
+        await server.request("POST", f"{path}/interrupt", timeout=_INTERRUPT_LIMIT)
+
+
+async def _pause(server: NestedServer, path: str) -> None:
+    await server.request("POST", f"{path}/pause")
+    while await _status(server, path) == _RUNNING:  # noqa: ASYNC110 - the server tells by answering only
+        await asyncio.sleep(0.05)
+
+
+async def _usable_tools(server: NestedServer) -> list[str]:
+    info = await server.request("GET", "/server_info")
+    tools = info.get("usable_tools") if isinstance(info, dict) else None
+    return [str(tool) for tool in tools] if isinstance(tools, list) else []
+
+
+async def _run(server: NestedServer, path: str) -> JsonValue:
+    """Start the agent, unless it runs already."""
+    async for attempt in _attempts():
+        with attempt:
+            response = await server.respond("POST", f"{path}/run", timeout=_SEND_LIMIT)
+            if not response.is_success and response.status_code != 409:
+                raise server.refusal(response)
+            answer: JsonValue = response.json()
+            return answer
+    raise AssertionError  # the last attempt raises
+
+
+def _attempts() -> Any:
+    """For calls that may be repeated: try again for a few seconds where a moment later may be better."""
+    return stamina.retry_context(on=_passes, attempts=6, timeout=10, wait_initial=0.05, wait_max=2, wait_jitter=0.1)
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, NestedError) and (
+        error.reason == Reason.NESTED_UNREACHABLE or error.http_status in {429, 502, 503, 504}
+    )
+
+
+def _undecided(error: NestedError) -> NestedError:
+    return NestedError(
+        f"{error.message} The agent is in a long step; the server may still take the event after it, so look at "
+        f"the conversation's events before sending it again.",
+        reason=error.reason,
+    )

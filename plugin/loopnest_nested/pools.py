@@ -1,0 +1,97 @@
+"""Connections to many servers, kept so that one request costs the same however many servers there are."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import httpx
+
+#: Seconds that an unused connection is kept: less than the 5 after which uvicorn closes it, as a request that meets
+#: the closing is lost.
+KEEPALIVE: Final = 4.0
+_LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE)
+
+
+@dataclass
+class _Pool:
+    transport: httpx.AsyncHTTPTransport
+    active: int = 0
+    used: float = field(default_factory=time.monotonic)
+
+    def is_stale(self, now: float) -> bool:
+        return not self.active and now - self.used > KEEPALIVE
+
+    def release(self) -> None:
+        self.active -= 1
+        self.used = time.monotonic()
+
+
+class PoolPerServer(httpx.AsyncBaseTransport):
+    """One small connection pool for each server.
+
+    httpx's pool looks at each of its idle connections, with a system call, at each request: with 100 idle ones a
+    request took 8 times as long as with none. Pools that nobody uses are closed by later requests to anybody.
+    """
+
+    def __init__(self) -> None:
+        self._pools: dict[tuple[str, str, int | None], _Pool] = {}
+        self._ssl = ssl.create_default_context()
+        self._swept = time.monotonic()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send over a connection to the request's server."""
+        pool = self._pool(request.url)
+        pool.active += 1
+        try:
+            await self._sweep()
+            response = await pool.transport.handle_async_request(request)
+        except BaseException:
+            pool.release()
+            raise
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _Released(response.stream, pool)
+        return response
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            await pool.transport.aclose()
+
+    def _pool(self, url: httpx.URL) -> _Pool:
+        server = (url.scheme, url.host, url.port)
+        if server not in self._pools:
+            transport = httpx.AsyncHTTPTransport(verify=self._ssl, trust_env=False, limits=_LIMITS)
+            self._pools[server] = _Pool(transport)
+        return self._pools[server]
+
+    async def _sweep(self) -> None:
+        now = time.monotonic()
+        if now - self._swept < KEEPALIVE:
+            return
+        self._swept = now
+        for server in [server for server, pool in self._pools.items() if pool.is_stale(now)]:
+            if (pool := self._pools.get(server)) and pool.is_stale(now):
+                del self._pools[server]
+                await pool.transport.aclose()
+
+
+class _Released(httpx.AsyncByteStream):
+    """A response's body that gives its connection back once."""
+
+    def __init__(self, body: httpx.AsyncByteStream, pool: _Pool) -> None:
+        self._body, self._pool, self._open = body, pool, True
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._body:
+            yield part
+
+    async def aclose(self) -> None:
+        if self._open:
+            self._open = False
+            self._pool.release()
+        await self._body.aclose()

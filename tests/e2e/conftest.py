@@ -1,0 +1,108 @@
+"""The real engine. Everything that a test makes carries the test's own namespace, and goes with it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from docker.errors import APIError, DockerException, NotFound
+
+from loopnest import LoopManager, LoopnestSettings
+from loopnest_docker import naming
+from loopnest_docker.hooks import DockerStrategy
+from loopnest_docker.settings import DockerSettings
+
+ROOT = Path(__file__).parents[2]
+STANDIN = "loopnest-test/standin:1"
+BASE_IMAGE = os.environ.get("LOOPNEST_TEST_BASE_IMAGE", "loopnest-base:trixie")
+OpenManager = Callable[..., Awaitable[LoopManager]]
+
+
+def missing(what: str, cure: str) -> None:
+    """Fail in CI, where everything must be there; skip elsewhere, and say how to get it."""
+    message = f"{what}. {cure}"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[docker.APIClient]:
+    try:
+        client = docker.APIClient(version="auto", timeout=60)
+    except DockerException as error:
+        missing(f"No Docker engine answers ({error})", "'.ci/engine' starts one")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def standin(engine: docker.APIClient) -> str:
+    """The image of a nested server that boots at once and misbehaves on demand."""
+    if not engine.images(BASE_IMAGE):
+        missing(f"The engine has no image {BASE_IMAGE}", "'.ci/images' builds it")
+    context = str(ROOT / "tests" / "standin")
+    lines = list(engine.build(path=context, tag=STANDIN, buildargs={"BASE_IMAGE": BASE_IMAGE}, rm=True, decode=True))
+    assert "error" not in lines[-1], lines[-1]
+    return STANDIN
+
+
+@pytest.fixture(scope="session")
+def agent_server_image(engine: docker.APIClient) -> str:
+    """The image of the real agent server."""
+    from loopnest_docker.image import TESTED
+
+    image = f"loopnest/agent-server:{TESTED['agent-server']}"
+    if not engine.images(image):
+        missing(f"The engine has no image {image}", "'.ci/images' or 'loopnest image build' builds it")
+    return image
+
+
+@pytest.fixture
+def namespace(engine: docker.APIClient) -> Iterator[str]:
+    name = f"test-{secrets.token_hex(4)}"
+    yield name
+    label = f"{naming.NAMESPACE}={name}"
+    for container in engine.containers(all=True, filters={"label": label}):
+        try:
+            engine.remove_container(container["Id"], force=True, v=True)
+        except (NotFound, APIError) as error:
+            assert error.response.status_code in {404, 409}, error
+    for network in engine.networks(filters={"label": label}):
+        engine.remove_network(network["Id"])
+
+
+@pytest.fixture
+def settings(namespace: str, tmp_path: Path) -> LoopnestSettings:
+    return LoopnestSettings(namespace=namespace, state_dir=tmp_path / "state")
+
+
+@pytest.fixture
+async def open_manager(settings: LoopnestSettings, standin: str) -> AsyncIterator[OpenManager]:
+    """Open a manager of the Docker strategy; by default with the stand-in, and open to the host for speed."""
+    async with AsyncExitStack() as stack:
+
+        async def open_one(*overrides: object, **docker_settings: Any) -> LoopManager:
+            chosen = {"image": standin, "close_timeout": 2, **docker_settings}
+            strategy = DockerStrategy(DockerSettings(**chosen))
+            manager = LoopManager.from_plugins(strategy, *overrides, settings=settings)
+            return await stack.enter_async_context(manager)
+
+        yield open_one
+
+
+@pytest.fixture
+def containers(engine: docker.APIClient, namespace: str) -> Callable[[], list[dict[str, Any]]]:
+    """What the engine has of the test's loops now."""
+
+    def listed() -> list[dict[str, Any]]:
+        found = engine.containers(all=True, filters={"label": f"{naming.NAMESPACE}={namespace}"})
+        return [entry for entry in found if naming.parse(entry["Names"][0])]
+
+    return listed

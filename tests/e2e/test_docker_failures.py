@@ -1,0 +1,202 @@
+"""Every failure has a reason of its own, says why, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loopnest import EVERYONE, EngineError, LoopFailed, LoopNotFound, LoopQuery, LoopStatus, Message, StartLoop
+
+# The SDK leaves the sockets of connections that fail to the garbage collector, which may run in any later test.
+SDK_LEAVES_SOCKETS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+MINE = LoopQuery(user_id=EVERYONE)
+
+
+def request(mode: str = "normal", **more: object) -> StartLoop:
+    return StartLoop(conversation_id="c1", environment={"STANDIN": mode}, **more)
+
+
+async def failure(manager, start: StartLoop) -> LoopFailed:
+    with pytest.raises(LoopFailed) as caught:
+        await manager.start_loop(start)
+    return caught.value
+
+
+async def test_a_nested_server_that_exits_early_is_explained_and_removed(open_manager, containers):
+    manager = await open_manager()
+    error = await failure(manager, request("exit"))
+    assert (error.reason, error.exit_code) == ("exited-early", 3)
+    assert any("refusing to boot" in line for line in error.log_tail)
+    assert containers() == []
+    [loop] = await manager.list_loops(MINE)
+    assert (loop.status, loop.reason, loop.exit_code) == (LoopStatus.FAILED, "exited-early", 3)
+    assert loop.log_tail == error.log_tail
+
+
+async def test_quoted_log_lines_do_not_contain_the_session_key(open_manager):
+    manager = await open_manager()
+    error = await failure(manager, request("exit"))
+    [line] = [line for line in error.log_tail if "session key" in line]
+    assert line.endswith("session key **********")
+
+
+async def test_a_nested_server_that_eats_its_memory_is_reported_as_oom_killed(open_manager, containers):
+    manager = await open_manager(memory="64MiB")
+    error = await failure(manager, request("hog"))
+    assert error.reason == "oom-killed"
+    assert "'memory'" in error.message
+    assert containers() == []
+
+
+async def test_a_nested_server_that_is_never_ready_runs_into_the_start_timeout(open_manager, containers):
+    manager = await open_manager(start_timeout=2)
+    error = await failure(manager, request("never"))
+    assert error.reason == "start-timeout"
+    assert "start_timeout" in error.message
+    assert any("booting" in line for line in error.log_tail)
+    assert containers() == []
+
+
+async def test_a_nested_server_that_refuses_the_conversation_says_what_it_refused(open_manager, containers):
+    manager = await open_manager()
+    error = await failure(manager, request("refuse"))
+    assert error.reason == "nested-refused"
+    assert "no agent" in error.message
+    assert containers() == []
+
+
+async def test_an_image_that_is_missing_is_named_with_what_to_do(open_manager):
+    manager = await open_manager(image="loopnest-test/none:1", pull_policy="never")
+    error = await failure(manager, request())
+    assert error.reason == "image-missing"
+    assert "loopnest image build" in error.message
+
+
+async def test_an_image_that_can_not_be_pulled_has_its_own_reason(open_manager):
+    manager = await open_manager(image="127.0.0.1:1/none:1", image_source="pull")
+    error = await failure(manager, request())
+    assert error.reason == "image-pull-failed"
+
+
+async def test_a_runtime_the_engine_does_not_have_is_reported(open_manager, containers):
+    manager = await open_manager(runtime="nonesuch")
+    with pytest.raises(EngineError, match="nonesuch"):
+        await manager.start_loop(request())
+    assert containers() == []
+
+
+async def test_a_failed_container_can_be_kept_for_inspection(open_manager, containers):
+    manager = await open_manager(keep_failed=True)
+    await failure(manager, request("exit"))
+    [container] = containers()
+    assert container["State"] == "exited"
+
+
+async def test_a_nested_server_that_is_killed_is_told_to_everybody_and_can_be_closed(open_manager, engine, containers):
+    manager = await open_manager()
+    await manager.start_loop(request())
+    async with manager.watch() as changes:
+        engine.kill(containers()[0]["Id"])
+        change = await asyncio.wait_for(anext(changes), 10)
+    assert (change.status, change.reason, change.exit_code) == (LoopStatus.FAILED, "killed", 137)
+    [loop] = await manager.list_loops(MINE)
+    assert (loop.status, loop.reason) == (LoopStatus.FAILED, "killed")
+    assert (await manager.close_session("c1")).already
+    await manager.start_loop(request())
+    [loop] = await manager.list_loops(MINE)
+    assert loop.status is LoopStatus.RUNNING
+
+
+async def test_a_loop_that_runs_out_of_memory_while_it_runs_is_told_as_oom_killed(open_manager, engine, containers):
+    manager = await open_manager(memory="64MiB")
+    await manager.start_loop(request())
+    hog = "python3 -c 'x = []\nwhile True: x.append(bytearray(1 << 24))'"
+    async with manager.watch() as changes:
+        # As the init process's own memory is what counts, the nested server itself is made to grow.
+        container = containers()[0]["Id"]
+        run = engine.exec_create(container, ["sh", "-c", f"kill -9 1 & {hog}"])
+        await asyncio.to_thread(engine.exec_start, run["Id"])
+        engine.kill(container)
+        change = await asyncio.wait_for(anext(changes), 10)
+    assert change.reason == "oom-killed"
+
+
+async def test_closing_a_server_that_is_deaf_to_signals_ends_within_its_limit(open_manager, containers):
+    manager = await open_manager(close_timeout=1)
+    await manager.start_loop(request("deaf"))
+    closed = await asyncio.wait_for(manager.close_session("c1", remove=True), 15)
+    assert not closed.graceful
+    assert closed.exit_code == 137
+    assert containers() == []
+
+
+async def test_events_start_a_stopped_loop_again_unless_the_settings_forbid_it(open_manager):
+    manager = await open_manager()
+    await manager.start_loop(request())
+    await manager.close_session("c1")
+    await manager.send_event("c1", Message(text="hello"))
+    [loop] = await manager.list_loops(MINE)
+    assert loop.status is LoopStatus.RUNNING
+    await manager.close_session("c1")
+    strict = await open_manager(restart_on_send=False)
+    with pytest.raises(LoopFailed, match="restart_on_send") as caught:
+        await strict.send_event("c1", Message(text="hello"))
+    assert caught.value.reason == "not-running"
+
+
+async def test_a_container_that_somebody_removes_is_not_found(open_manager, engine, containers):
+    manager = await open_manager()
+    await manager.start_loop(request())
+    engine.remove_container(containers()[0]["Id"], force=True)
+    with pytest.raises(LoopNotFound):
+        await manager.send_event("c1", Message(text="hello"))
+    assert (await manager.start_loop(request())).status is LoopStatus.RUNNING
+
+
+@SDK_LEAVES_SOCKETS
+async def test_an_engine_that_is_down_is_reported_as_unreachable(open_manager, tmp_path):
+    manager = await open_manager(engine={"url": f"unix://{tmp_path}/none.sock"})
+    with pytest.raises(EngineError, match="loopnest doctor") as caught:
+        await manager.start_loop(request())
+    assert caught.value.reason == "engine-unreachable"
+
+
+@pytest.fixture
+def hanging_engine(tmp_path: Path) -> Iterator[str]:
+    """Takes connections, and never answers."""
+    path = tmp_path / "hanging.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(64)
+        taken: list[socket.socket] = []
+        stop = threading.Event()
+        listener.settimeout(0.1)
+
+        def take() -> None:
+            while not stop.is_set():
+                try:
+                    taken.append(listener.accept()[0])
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        yield f"unix://{path}"
+        stop.set()
+        thread.join()
+        for connection in taken:
+            connection.close()
+
+
+@SDK_LEAVES_SOCKETS
+async def test_an_engine_that_hangs_is_reported_as_such(open_manager, hanging_engine):
+    manager = await open_manager(engine={"url": hanging_engine, "timeout": 1})
+    with pytest.raises(EngineError) as caught:
+        await manager.list_loops(MINE)
+    assert caught.value.reason == "engine-timeout"
+    assert "engine.timeout" in caught.value.message
