@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ async def examine(settings: DockerSettings) -> list[Finding]:
             _restarts(info),
             _init(info),
             *_runtime(settings, info),
-            await _image(engine, settings),
+            *await _image(engine, settings),
             *_isolation(settings),
         ]
     except EngineError as error:
@@ -104,21 +105,43 @@ def _runtime(settings: DockerSettings, info: dict[str, Any]) -> list[Finding]:
     ]
 
 
-async def _image(engine: Engine, settings: DockerSettings) -> Finding:
+async def _image(engine: Engine, settings: DockerSettings) -> list[Finding]:
     store = ImageStore(engine, settings)
     found = await store.find(store.default)
     if found:
         version = found.labels.get("dev.loopnest.nested-version", "of unknown version")
-        return Finding(check="image", level="ok", message=f"{store.default} ({settings.dialect} {version})")
+        fine = Finding(check="image", level="ok", message=f"{store.default} ({settings.dialect} {version})")
+        return [fine, *_host(settings, version)]
     if settings.pull_policy == "never":
         advice = f"Run 'loopnest image {settings.image_source}', or change 'loopnest.docker.pull_policy'."
-        return Finding(check="image", level="error", message=f"The engine has no {store.default}.", advice=advice)
-    return Finding(
-        check="image",
-        level="warning",
-        message=f"The engine has no {store.default}: the first start will {settings.image_source} it.",
-        advice=f"Run 'loopnest image {settings.image_source}' ahead.",
-    )
+        return [Finding(check="image", level="error", message=f"The engine has no {store.default}.", advice=advice)]
+    return [
+        Finding(
+            check="image",
+            level="warning",
+            message=f"The engine has no {store.default}: the first start will {settings.image_source} it.",
+            advice=f"Run 'loopnest image {settings.image_source}' ahead.",
+        )
+    ]
+
+
+def _host(settings: DockerSettings, nested: str) -> list[Finding]:
+    """A host that speaks with the nested agent server has the same package, and means the models of its release."""
+    try:
+        host = importlib.metadata.version("openhands-agent-server")
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    if settings.dialect != "agent-server" or host.split(".")[:2] == nested.split(".")[:2]:
+        return []
+    return [
+        Finding(
+            check="host",
+            level="warning",
+            message=f"The image has agent server {nested}, but the host beside loopnest was made for {host}: "
+            f"conversations may fail to start or be misread.",
+            advice=f"Set 'version = \"{host}\"' in [loopnest.docker.build] and run 'loopnest image build'.",
+        )
+    ]
 
 
 def _isolation(settings: DockerSettings) -> list[Finding]:

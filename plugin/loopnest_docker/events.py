@@ -60,6 +60,10 @@ class EventStream:
     async def aclose(self) -> None:
         """Stop reading."""
         self._closing.set()
+        await self.reopen()
+
+    async def reopen(self) -> None:
+        """End the stream that is open, as it went silent; another one is opened unless we are closing."""
         self.alive = False
         if stream := self._open_stream:
             with contextlib.suppress(OSError, AttributeError):  # it may end by itself at this very moment

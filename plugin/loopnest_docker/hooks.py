@@ -63,7 +63,7 @@ class DockerStrategy:
             engine=engine,
             images=ImageStore(engine, settings),
             network=Network(engine, settings, context.namespace),
-            inventory=Inventory(engine, context.namespace, self._on_death),
+            inventory=Inventory(engine, context.namespace, self._on_death, settings.engine.max_age),
             view=View(settings, context, self._dialect, self._http),
         )
         self._lifecycle = Lifecycle(self._parts)

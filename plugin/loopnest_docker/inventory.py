@@ -27,8 +27,6 @@ _log = logging.getLogger(__name__)
 _RELEVANT: Final = frozenset(
     {"create", "start", "die", "stop", "kill", "destroy", "rename", "pause", "unpause", "restart", "oom", "update"}
 )
-#: Seconds after which everything is listed again, stream or not.
-STALE_AFTER: Final = 30.0
 
 
 class Inventory:
@@ -36,10 +34,13 @@ class Inventory:
 
     Args:
         died: called with the facts from before and the exit code when a container's process ends.
+        max_age: seconds after which everything is listed again, stream or not.
     """
 
-    def __init__(self, engine: Engine, namespace: str, died: Callable[[Facts, int | None], None]) -> None:
-        self._engine, self._died = engine, died
+    def __init__(
+        self, engine: Engine, namespace: str, died: Callable[[Facts, int | None], None], max_age: float = 30
+    ) -> None:
+        self._engine, self._died, self._max_age = engine, died, max_age
         self._label = f"{naming.NAMESPACE}={namespace}"
         self._containers: dict[str, Facts] = {}
         self._slots: dict[str, Slot] = {}
@@ -122,13 +123,22 @@ class Inventory:
         return found is None or found.down
 
     def _needs_listing(self) -> bool:
-        return not self._stream.alive or self.age > STALE_AFTER
+        return not self._stream.alive or self.age > self._max_age
 
     async def _list_all(self) -> None:
         self._dirty.clear()
         listed_at = time.monotonic()
+        before, trusted = self._states(), self._stream.alive and self._listed_at != float("-inf")
         self._replace({}, {}, await self._query({"label": [self._label]}))
         self._listed_at = listed_at
+        unheard = {key for key, _ in before.items() ^ self._states().items()} - self._dirty
+        if trusted and unheard:
+            _log.warning("The engine's event stream missed changes of %d containers; opening it again.", len(unheard))
+            await self._stream.reopen()
+
+    def _states(self) -> dict[str, str]:
+        slots = {key: slot.container.state for key, slot in self._slots.items()}
+        return slots | {key: container.state for key, container in self._containers.items()}
 
     async def _list_some(self) -> None:
         dirty, self._dirty = self._dirty, set()

@@ -63,15 +63,15 @@ class Keeper:
     async def _is_abandoned(self, container: Facts) -> bool:
         """Whether a start was interrupted so long ago that nobody can still be at it.
 
-        A nested server that does not answer may have somebody's work in it; one that answers, and does not know its
-        conversation, never had any.
+        A nested server that does not answer, or that of a bare loop, may have somebody's work in it; one that answers,
+        and does not know its conversation, never had any.
         """
         limit = timedelta(seconds=self._parts.settings.start_timeout + _GRACE)
         if utcnow() - container.created_at < limit or self._parts.view.is_ready(container):
             return False
         if container.state == "created":
             return True
-        if not container.up or self._parts.view.foreign(container):
+        if not container.up or container.conversation is None or self._parts.view.foreign(container):
             return False
         loop = await self._parts.view.loop(container)
         return loop.status is LoopStatus.STARTING and loop.reason is None

@@ -44,12 +44,14 @@ class Engine(Table):
         url: ``unix:///var/run/docker.sock``, ``tcp://...``; None means ``DOCKER_HOST``, else the local socket.
         timeout: seconds the engine may take to answer one call.
         threads: calls in flight at once, as the SDK is synchronous.
+        max_age: how old the cached listing may become before everything is listed again, event stream or not.
         starts: containers being created and started at once; more than a few buys nothing on one engine.
     """
 
     url: str | None = None
     timeout: float = Field(default=30, gt=0)
     threads: int = Field(default=16, ge=2, le=128)
+    max_age: float = Field(default=30, ge=0)
     starts: int = Field(default=4, ge=1, le=64)
 
 
