@@ -1,0 +1,60 @@
+"""The one door: what the SDK raises leaves as an EngineError, and what a cancelled caller made is not lost."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+import requests
+from docker.errors import APIError
+
+from loopnest import EngineError
+from loopnest_docker.engine import Engine, EngineConflict, NotOnEngine, complete, translate
+from loopnest_docker.settings import Engine as EngineSettings
+
+
+def answered(status: int, text: str) -> APIError:
+    response = requests.Response()
+    response.status_code = status
+    return APIError("refused", response=response, explanation=text)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind", "reason"),
+    [
+        (404, "No such container: x", NotOnEngine, "not-found"),
+        (409, "name is already in use", EngineConflict, "engine-refused"),
+        (500, "write /var/lib: no space left on device", EngineError, "engine-full"),
+        (400, "invalid reference format", EngineError, "engine-refused"),
+    ],
+)
+def test_answers_have_their_reasons(status, text, kind, reason):
+    error = translate(answered(status, text))
+    assert type(error) is kind
+    assert error.reason == reason
+    assert text in error.message
+
+
+async def test_calls_do_not_run_on_the_event_loop_s_thread(monkeypatch):
+    engine = Engine(EngineSettings())
+    monkeypatch.setattr(engine, "connect", lambda: None)
+    assert await engine.run(lambda _: threading.current_thread().name) != threading.main_thread().name
+    await engine.aclose()
+
+
+async def test_what_a_cancelled_caller_made_is_noted():
+    made, may_end = [], asyncio.Event()
+
+    async def make() -> str:
+        await may_end.wait()
+        return "container"
+
+    task = asyncio.ensure_future(complete(make(), made.append))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert made == ["container"]
