@@ -19,8 +19,8 @@ from loopnest_docker.settings import DockerSettings
 
 _IMAGES: Final = Path(__file__).parent / "images"
 #: The version of each dialect's nested server that this release was tested with.
-TESTED: Final = {"agent-server": "1.58.0"}
-_VERSION_ARGUMENTS: Final = {"agent-server": "AGENT_SERVER_VERSION"}
+TESTED: Final = {"agent-server": "1.58.0", "openhands-v0": "1.6.0"}
+_VERSION_ARGUMENTS: Final = {"agent-server": "AGENT_SERVER_VERSION", "openhands-v0": "OPENHANDS_VERSION"}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ touch the firewall, or runs on another machine than the engine.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 from typing import Any, Final
 
@@ -71,6 +72,18 @@ class Network:
         """Look again when next needed: the engine was restarted, or the network is gone."""
         self._known, self._closed = False, None
 
+    async def remove(self, image: str) -> None:
+        """Remove the network and its rules, once no container of the namespace is left; for hosts that clean up.
+
+        Args:
+            image: has ``iptables``.
+        """
+        if self.ours:
+            self.forget()
+            with contextlib.suppress(NotOnEngine):
+                await self._engine.call("remove_network", self.name)
+            await self._run_once(self._helper(removal(naming.bridge_name(self._namespace)), image))
+
     async def gateway(self) -> str:
         """The address under which loops see this host."""
         await self.ensure()
@@ -99,22 +112,8 @@ class Network:
 
     async def _apply(self, image: str) -> None:
         script = _rules(naming.bridge_name(self._namespace), self._settings)
-        host_config = {
-            "NetworkMode": "host",
-            "CapDrop": ["ALL"],
-            "CapAdd": ["NET_ADMIN", "NET_RAW"],
-            "SecurityOpt": ["no-new-privileges"],
-        }
-        body: dict[str, Any] = {
-            "Image": self._settings.firewall_image or image,
-            "Entrypoint": ["/bin/sh", "-c", script],
-            "Cmd": [],
-            "User": "0",
-            "Labels": {naming.NAMESPACE: self._namespace, naming.ROLE: "firewall"},
-            "HostConfig": host_config,
-        }
         try:
-            exit_code, output = await self._run_once(body)
+            exit_code, output = await self._run_once(self._helper(script, image))
         except NotOnEngine as error:
             exit_code, output = -1, error.message
         wanted = self._settings.host_access is not True or self._settings.blocked_networks
@@ -125,6 +124,22 @@ class Network:
                 f"'host_access = true' and 'blocked_networks = []' in [loopnest.docker].",
                 reason=Reason.ISOLATION_FAILED,
             )
+
+    def _helper(self, script: str, image: str) -> dict[str, Any]:
+        """A container that runs ``script`` in the host's network, and may change nothing but that."""
+        return {
+            "Image": self._settings.firewall_image or image,
+            "Entrypoint": ["/bin/sh", "-c", script],
+            "Cmd": [],
+            "User": "0",
+            "Labels": {naming.NAMESPACE: self._namespace, naming.ROLE: "firewall"},
+            "HostConfig": {
+                "NetworkMode": "host",
+                "CapDrop": ["ALL"],
+                "CapAdd": ["NET_ADMIN", "NET_RAW"],
+                "SecurityOpt": ["no-new-privileges"],
+            },
+        }
 
     async def _run_once(self, body: dict[str, Any]) -> tuple[int, str]:
         created = await self._engine.call("create_container_from_config", body)
@@ -155,6 +170,16 @@ def _rules(bridge: str, settings: DockerSettings) -> str:
         jump = f"{parent} -i {bridge} -j {chain}"
         lines.append(f"iptables -w 10 -C {jump} 2>/dev/null || iptables -w 10 -I {jump}")
     return "\n".join(lines)
+
+
+def removal(bridge: str) -> str:
+    """A shell script that removes the rules of ``bridge``, whether they are there or not."""
+    lines = []
+    for parent, suffix in (("INPUT", "in"), ("DOCKER-USER", "fwd")):
+        chain = f"{bridge}-{suffix}"
+        lines.append(f"iptables -w 10 -D {parent} -i {bridge} -j {chain} 2>/dev/null")
+        lines.append(f"iptables -w 10 -F {chain} 2>/dev/null && iptables -w 10 -X {chain}")
+    return "\n".join([*lines, "true"])
 
 
 def _open_ports(settings: DockerSettings) -> tuple[int, ...]:

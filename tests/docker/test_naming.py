@@ -10,7 +10,13 @@ def test_a_name_says_what_the_container_is_for():
 
 
 def test_other_names_are_no_loops():
-    for name in ("/postgres", "/loopnest.default", "/loopnest-slot.default.abc", "/loopnest.a.b.c.d", "/x/loopnest.a.b.c"):
+    for name in (
+        "/postgres",
+        "/loopnest.default",
+        "/loopnest-slot.default.abc",
+        "/loopnest.a.b.c.d",
+        "/x/loopnest.a.b.c",
+    ):
         assert naming.parse(name) is None
 
 

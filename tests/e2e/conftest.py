@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 from docker.errors import APIError, DockerException, NotFound
 
+import docker
 from loopnest import LoopManager, LoopnestSettings
 from loopnest_docker import naming
 from loopnest_docker.hooks import DockerStrategy
+from loopnest_docker.network import removal
 from loopnest_docker.settings import DockerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +78,8 @@ def namespace(engine: docker.APIClient) -> Iterator[str]:
             assert error.response.status_code in {404, 409}, error
     for network in engine.networks(filters={"label": label}):
         engine.remove_network(network["Id"])
+    # With the host's own iptables, as a container each would cost half a second.
+    subprocess.run(["sh", "-c", removal(naming.bridge_name(name))], check=True)
 
 
 @pytest.fixture

@@ -13,6 +13,13 @@ from loopnest import StartLoop
 from loopnest_docker import naming
 
 KEY_HEADER = "X-Session-API-Key"
+PROCESS_ENVIRONMENT = """
+import glob, os
+for path in glob.glob('/proc/[0-9]*'):
+    words = open(path + '/cmdline', 'rb').read()
+    if path != f'/proc/{os.getpid()}' and words.startswith(b'python3') and b'nested_server' in words:
+        print(open(path + '/environ').read())
+"""
 
 
 @pytest.fixture
@@ -24,6 +31,17 @@ def execute(engine):
         return engine.exec_start(made["Id"]).decode().strip()
 
     return run
+
+
+@pytest.fixture
+def gateway(engine, namespace):
+    """The address under which the test's loops see this host."""
+
+    def address() -> str:
+        [network] = engine.networks(names=[naming.network_name(namespace)])
+        return network["IPAM"]["Config"][0]["Gateway"]
+
+    return address
 
 
 def reach(address: str, port: int) -> str:
@@ -71,23 +89,19 @@ async def test_two_loops_can_not_reach_each_other(open_manager, engine, containe
     assert execute(one["Id"], reach(address, 8000)) == "refused"
 
 
-async def test_a_loop_can_not_reach_services_of_the_host(open_manager, engine, namespace, containers, execute, host_service):
+async def test_a_loop_can_not_reach_services_of_the_host(open_manager, gateway, containers, execute, host_service):
     manager = await open_manager()
     await manager.start_loop(StartLoop(conversation_id="c1"))
-    [network] = engine.networks(names=[naming.network_name(namespace)])
-    gateway = network["IPAM"]["Config"][0]["Gateway"]
     [container] = containers()
-    assert execute(container["Id"], reach(gateway, host_service)) == "refused"
+    assert execute(container["Id"], reach(gateway(), host_service)) == "refused"
     assert execute(container["Id"], reach("172.17.0.1", host_service)) == "refused"
 
 
-async def test_the_settings_open_single_ports_of_the_host(open_manager, engine, namespace, containers, execute, host_service):
+async def test_the_settings_open_single_ports_of_the_host(open_manager, gateway, containers, execute, host_service):
     manager = await open_manager(host_access=[host_service])
     await manager.start_loop(StartLoop(conversation_id="c1"))
-    [network] = engine.networks(names=[naming.network_name(namespace)])
-    gateway = network["IPAM"]["Config"][0]["Gateway"]
     [container] = containers()
-    assert execute(container["Id"], reach(gateway, host_service)) == "reached"
+    assert execute(container["Id"], reach(gateway(), host_service)) == "reached"
 
 
 async def test_a_network_without_its_rules_is_never_used(open_manager, containers):
@@ -128,7 +142,7 @@ async def test_the_port_is_published_on_loopback_only(open_manager, containers):
 
 async def test_secrets_are_in_the_process_and_nowhere_the_engine_can_show(open_manager, engine, containers, execute):
     manager = await open_manager(secret_environment={"FROM_SETTINGS": "s3cret-settings"})
-    loop = await manager.start_loop(StartLoop(conversation_id="c1", environment={"FROM_REQUEST": "it's $a \"s3cret\""}))
+    loop = await manager.start_loop(StartLoop(conversation_id="c1", environment={"FROM_REQUEST": 'it\'s $a "s3cret"'}))
     [container] = containers()
     shown = json.dumps([engine.inspect_container(container["Id"]), container, engine.top(container["Id"])])
     key = loop.session_key.get_secret_value()
@@ -137,8 +151,7 @@ async def test_secrets_are_in_the_process_and_nowhere_the_engine_can_show(open_m
         assert secret not in shown
     seen = execute(container["Id"], "import os; print(os.listdir('/run/loopnest'))")
     assert seen == "[]"
-    pid = "next(p for p in os.listdir('/proc') if p.isdigit() and b'nested_server' in open(f'/proc/{p}/cmdline','rb').read().split(b'\\0', 1)[1][:60] and b'sh' not in open(f'/proc/{p}/comm','rb').read() and b'init' not in open(f'/proc/{p}/comm','rb').read())"
-    environment = execute(container["Id"], f"import os; print(open(f'/proc/{{{pid}}}/environ').read())".replace("{next", "{next"))
+    environment = execute(container["Id"], PROCESS_ENVIRONMENT)
     assert 'FROM_REQUEST=it\'s $a "s3cret"' in environment
     assert "FROM_SETTINGS=s3cret-settings" in environment
 

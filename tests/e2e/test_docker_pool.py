@@ -90,7 +90,7 @@ async def test_what_differs_from_the_pool_starts_cold_and_says_why(open_manager,
 async def test_a_claim_that_meets_a_dead_container_takes_the_next(open_manager, slots, engine):
     manager = await open_manager(pool={"size": 2})
     await until(lambda: len(slots()) == 2)
-    first, second = sorted(slots(), key=lambda it: it["Created"])
+    first, _ = sorted(slots(), key=lambda it: it["Created"])
     engine.kill(first["Id"])
     loop = await manager.start_loop(StartLoop(conversation_id="c1"))
     assert loop.status is LoopStatus.RUNNING

@@ -100,12 +100,10 @@ async def test_another_host_sees_loops_it_did_not_start_and_may_drive_and_close_
 
 async def test_a_start_that_is_cancelled_leaves_nothing(open_manager, containers):
     manager = await open_manager()
-    start = asyncio.ensure_future(
-        manager.start_loop(StartLoop(conversation_id="c1", environment={"STANDIN": "never"}))
-    )
+    start = asyncio.ensure_future(manager.start_loop(StartLoop(conversation_id="c1", environment={"STANDIN": "never"})))
     while not containers():
         await asyncio.sleep(0.02)
     await manager.aclose()
-    with pytest.raises(Exception, match="closed while it was starting|stopped meanwhile"):
+    with pytest.raises(Exception, match=r"closed while it was starting|stopped meanwhile"):
         await start
     assert containers() == []

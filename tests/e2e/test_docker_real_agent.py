@@ -111,7 +111,9 @@ async def test_the_sdk_s_own_remote_client_drives_the_loop(manager, model):
 
 async def test_secrets_reach_the_agent_s_terminal_and_no_listing(manager, model, engine, containers):
     secrets = {"DEPLOY_TOKEN": {"value": "tok-123456", "description": "for deployments"}}
-    await manager.start_loop(request(model, 'run: test "$DEPLOY_TOKEN" = tok-123456 && echo it is there', secrets=secrets))
+    await manager.start_loop(
+        request(model, 'run: test "$DEPLOY_TOKEN" = tok-123456 && echo it is there', secrets=secrets)
+    )
     [loop] = await _listed(manager)
     events = await asyncio.wait_for(finished(loop, 1), 60)
     assert "it is there" in outputs(events)
@@ -122,4 +124,3 @@ async def _listed(manager: LoopManager) -> list[Any]:
     loops = await manager.list_loops(LoopQuery(user_id="alice", probe=True))
     assert [loop.status for loop in loops] == [LoopStatus.RUNNING]
     return loops
-
