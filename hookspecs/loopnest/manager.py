@@ -70,6 +70,7 @@ class LoopManager:
         self._send_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._life_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._closing = False
+        self._one_shot = False
 
     @classmethod
     def from_config(
@@ -78,13 +79,18 @@ class LoopManager:
         *,
         strategy: str | None = None,
         overrides: Sequence[str] | None = None,
+        one_shot: bool = False,
     ) -> LoopManager:
         """Build it from the configuration file and the environment (see `loopnest.settings`).
+
+        Args:
+            one_shot: this process ends after a few calls, so plugins should not begin work in the background.
 
         Raises:
             ConfigurationError: with what is wrong, where, and what to do about it.
         """
         manager = cls(*select(Configuration.read(path), strategy=strategy, overrides=overrides))
+        manager._one_shot = one_shot
         if os.environ.get("LOOPNEST_TRACE"):
             trace = logging.getLogger("loopnest.trace")
             manager.plugins.trace.root.setwriter(lambda line: trace.info(line.rstrip()))
@@ -116,6 +122,7 @@ class LoopManager:
             state_dir=self._state_dir,
             emit=self._heard,
             hooks=self.plugins.hook,
+            one_shot=self._one_shot,
         )
         self._changes.open(self._calls.listeners())
         try:
@@ -223,7 +230,7 @@ class LoopManager:
         unfiltered = query.model_copy(update={"statuses": None})
         listed = await self._calls.list_loops(unfiltered)
         loops = merge(listed, self._starts.all().values(), self._records.all().values())
-        return [loop for loop in loops if query.matches(loop)]
+        return query.select(loops)
 
     async def _find(self, conversation_id: str, *, probe: bool = False) -> Loop | None:
         if not isinstance(conversation_id, str) or not CONVERSATION_ID.match(conversation_id):
@@ -297,6 +304,8 @@ class LoopManager:
         """A plugin reports a change; that a loop died is kept, as the next process can't know it from the plugin."""
         if change.status is LoopStatus.FAILED:
             self._records.keep(died(change, self.settings.strategy))
+        elif change.status is LoopStatus.RUNNING:
+            self._records.forget(change.conversation_id)
         self._emit(change)
 
     def _emit(self, change: LoopChange) -> None:
@@ -309,9 +318,11 @@ class LoopManager:
             owner=loop.owner,
             phase=phase,
             status=status,
-            reason=loop.reason if status is LoopStatus.FAILED else None,
             message=message or loop.message,
         )
+        if status is LoopStatus.FAILED:
+            why = {"reason": loop.reason, "exit_code": loop.exit_code, "log_tail": loop.log_tail}
+            change = change.model_copy(update=why)
         self._emit(change)
 
     @property

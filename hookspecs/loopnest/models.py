@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Annotated, Any, Final, Literal
 
@@ -194,11 +194,18 @@ class LoopQuery(Model):
 
     def matches(self, loop: Loop) -> bool:
         """Whether ``loop`` is asked for."""
-        return (
-            owns(self.user_id, loop.owner)
-            and (self.conversation_ids is None or loop.conversation_id in self.conversation_ids)
-            and (self.statuses is None or loop.status in self.statuses)
-        )
+        return bool(self.select((loop,)))
+
+    def select(self, loops: Iterable[Loop]) -> list[Loop]:
+        """Those of ``loops`` that are asked for."""
+        if not isinstance(self.user_id, Everyone):
+            owner = owner_of(self.user_id)
+            loops = (loop for loop in loops if loop.owner == owner)
+        if self.conversation_ids is not None:
+            loops = (loop for loop in loops if loop.conversation_id in self.conversation_ids)
+        if self.statuses is not None:
+            loops = (loop for loop in loops if loop.status in self.statuses)
+        return list(loops)
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

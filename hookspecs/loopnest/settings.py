@@ -215,7 +215,7 @@ def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
     """The valid keys of the table at ``path`` below ``model``."""
     for part in path:
         info = model.model_fields.get(part)
-        if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
+        if info is None or not isinstance(info.annotation, type(BaseModel)):
             return []
         model = info.annotation
     return list(model.model_fields)

@@ -41,6 +41,7 @@ class HostContext:
         secret: the host's secret, from which session keys are derived; the same for all replicas.
         state_dir: where small files of this namespace may be kept.
         emit: reports a change of a loop to everybody.
+        one_shot: the host ends after a few calls, as the command line does: no work in the background is wanted.
         hooks: to call hooks that the strategy itself specifies (see `Specs` in the documentation of plugins).
     """
 
@@ -50,6 +51,7 @@ class HostContext:
     state_dir: Path
     emit: Emit
     hooks: pluggy.HookRelay = field(repr=False)
+    one_shot: bool = False
 
 
 @hookspec(firstresult=True)
@@ -60,6 +62,7 @@ async def start_loop(request: StartLoop) -> Loop | None:
     one that somebody else is starting is waited for. `LoopManager` takes care of ``wait=False``.
 
     Raises:
+        LoopNotFound: somebody else has the conversation, as two users may race for one id.
         LoopFailed: with the reason; nothing is left running.
 
     Example:

@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "events": _Command("streams", "Show what happened in a conversation, and follow it."),
     "logs": _Command("streams", "Show the log of a loop's nested server, and follow it."),
     "close": _Command("loops", "Stop a loop; with --remove, remove its container and workspace."),
+    "serve": _Command("serve", "Serve a host whose conversations run as loops."),
 }
 EXIT_CODES: Final = (
     "Exit codes: 0 done; 1 the work failed, or doctor found an error; 2 the command line, the configuration or an "

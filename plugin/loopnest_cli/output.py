@@ -98,7 +98,11 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str | None]])
         table.add_column(columns[index].title.upper(), overflow="fold", no_wrap=index == 0, min_width=least)
     for row in cells:
         table.add_row(*(styled(row[index], row[index]) for index in shown))
-    console().print(table, crop=False)
+    out = console()
+    with out.capture() as captured:
+        out.print(table, crop=False)
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())
 
 
 def age(since: datetime | None) -> str:

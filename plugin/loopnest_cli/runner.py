@@ -23,7 +23,7 @@ def manager(ctx: typer.Context) -> LoopManager:
         ConfigurationError: it can't be had.
     """
     options: Options = ctx.obj
-    return LoopManager.from_config(options.config, strategy=options.strategy)
+    return LoopManager.from_config(options.config, strategy=options.strategy, one_shot=True)
 
 
 def scope(user: str | None) -> str | Everyone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Facts:
         labels = self.labels.items()
         return {key.removeprefix(naming.NOTE): value for key, value in labels if key.startswith(naming.NOTE)}
 
-    @property
+    @functools.cached_property
     def generation(self) -> tuple[str, tuple[int, ...]]:
         """Tells two lives of one container apart, as the published port is chosen anew at each start."""
         return self.id, tuple(self.ports.values())

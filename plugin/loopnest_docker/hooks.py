@@ -69,8 +69,9 @@ class DockerStrategy:
         self._lifecycle = Lifecycle(self._parts)
         self._keeper = Keeper(self._parts, self._lifecycle)
         await self._parts.inventory.open()
-        self._keeper.open()
-        self._lifecycle.filler.open()
+        if not context.one_shot:
+            self._keeper.open()
+            self._lifecycle.filler.open()
         self._opened = True
 
     @hookimpl

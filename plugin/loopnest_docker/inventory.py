@@ -47,6 +47,7 @@ class Inventory:
         self._by_conversation: dict[str, list[Facts]] = {}
         self._dirty: set[str] = set()
         self._listed_at = float("-inf")
+        self._began = float("-inf")  # of the last full listing that succeeded, even if a gap made it worthless since
         self._lock = asyncio.Lock()
         self._deaths: dict[str, asyncio.Event] = {}
         self._stream = EventStream(engine, self._label, self._on_event, self._on_gap)
@@ -67,12 +68,16 @@ class Inventory:
     async def all(self) -> Mapping[str, Facts]:
         """The containers by id, as fresh as the engine's last event.
 
+        Whoever asks while others wait for a listing shares the next one with all who asked before it began: where
+        there is no stream, one listing after another would make each wait for all before him.
+
         Raises:
             EngineError: the cache can't be used, and the engine does not answer.
         """
+        asked = time.monotonic()
         if self._needs_listing() or self._dirty:
             async with self._lock:
-                if self._needs_listing():
+                if self._needs_listing() and self._began < asked:
                     await self._list_all()
                 elif self._dirty:
                     await self._list_some()
@@ -130,7 +135,7 @@ class Inventory:
         listed_at = time.monotonic()
         before, trusted = self._states(), self._stream.alive and self._listed_at != float("-inf")
         self._replace({}, {}, await self._query({"label": [self._label]}))
-        self._listed_at = listed_at
+        self._listed_at = self._began = listed_at
         unheard = {key for key, _ in before.items() ^ self._states().items()} - self._dirty
         if trusted and unheard:
             _log.warning("The engine's event stream missed changes of %d containers; opening it again.", len(unheard))

@@ -77,6 +77,8 @@ class Start:
             except NotOnEngine as error:
                 self._diagnose_missing(error)
             container = await self._look()
+            if container is None and self._made:
+                raise LoopFailed("The loop was closed while it was starting.", reason=Reason.INTERRUPTED)
         raise LoopFailed("The container keeps changing; is somebody else managing it?", reason=Reason.INTERRUPTED)
 
     async def _step(self, container: Facts | None) -> None:

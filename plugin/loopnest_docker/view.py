@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final
 
 import httpx
@@ -35,6 +35,7 @@ class View:
         self._fingerprint = session_keys.fingerprint(context.secret)
         self._ready: set[tuple[str, tuple[int, ...]]] = set()
         self._keys: dict[str, Keys] = {}
+        self._seen: dict[str, tuple[Facts, bool, Loop]] = {}
 
     def keys(self, container: Facts) -> Keys:
         """The keys of the nested server, derived from the container's nonce."""
@@ -59,23 +60,40 @@ class View:
     def forget(self, container: Facts) -> None:
         """Drop what is remembered of a container that is no more."""
         self._ready.discard(container.generation)
+        self._seen.pop(container.id, None)
         self._keys.pop(container.labels.get(naming.NONCE, ""), None)
 
     def foreign(self, container: Facts) -> bool:
         """Whether it was started by a host with another secret, so that its key can't be derived here."""
         return container.labels.get(naming.KEY) != self._fingerprint
 
-    async def loops(self, containers: Iterable[Facts], *, probe: bool) -> list[Loop]:
+    async def loops(self, containers: Sequence[Facts], *, probe: bool) -> list[Loop]:
         """See all of them at once; nested servers that must be asked have a short limit, all together."""
-        return list(await asyncio.gather(*(self.loop(container, probe=probe) for container in containers)))
+        loops = [self._plain(container, probe=probe) for container in containers]
+        asked = [container for container, loop in zip(containers, loops, strict=True) if loop is None]
+        answers = iter(await asyncio.gather(*map(self._probed, asked)) if asked else ())
+        return [loop or next(answers) for loop in loops]
 
     async def loop(self, container: Facts, *, probe: bool = False) -> Loop:
         """See one container as a loop."""
+        return self._plain(container, probe=probe) or await self._probed(container)
+
+    def _plain(self, container: Facts, *, probe: bool) -> Loop | None:
+        """The loop, where its nested server need not be asked; made once for each thing the engine told."""
+        ready = self.is_ready(container)
+        if container.up and (probe or not ready) and not self.foreign(container):
+            return None
+        facts, was_ready, loop = self._seen.get(container.id, (None, None, None))
+        if loop is None or facts is not container or was_ready is not ready:
+            loop = self._without_asking(container)
+            self._seen[container.id] = (container, ready, loop)
+        return loop
+
+    def _without_asking(self, container: Facts) -> Loop:
+        status = _plain_status(container)
         if self.foreign(container):
-            return self._loop(container, _plain_status(container), reason=Reason.FOREIGN_SECRET, message=_FOREIGN)
-        if not container.up or (self.is_ready(container) and not probe):
-            return self._loop(container, _plain_status(container))
-        return await self._probed(container)
+            return self._loop(container, status, reason=Reason.FOREIGN_SECRET, message=_FOREIGN)
+        return self._loop(container, status)
 
     async def _probed(self, container: Facts) -> Loop:
         server = self.server(container)

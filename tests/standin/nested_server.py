@@ -15,12 +15,17 @@ import re
 import signal
 import sys
 import time
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 MODE = os.environ.get("STANDIN", "normal")
 KEY = os.environ.get("OH_SESSION_API_KEYS_0", "")
 STORE = pathlib.Path(os.environ.get("OH_CONVERSATIONS_PATH", "/workspace/conversations"))
 CONVERSATION = re.compile(r"^/api/conversations/([0-9a-f-]+)(/.*)?$")
+
+
+def event(body: dict) -> str:
+    return json.dumps({"id": str(uuid.uuid4()), **body}) + "\n"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -52,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(404, {"detail": "Not found"})
         if found[2] == "/events":
             with self.file(found[1]).open("a") as file:
-                file.write(json.dumps(body) + "\n")
+                file.write(event(body))
         return self.answer(200, {"success": True})
 
     def create(self, body: dict) -> None:
@@ -63,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         if not existed:
             file.parent.mkdir(parents=True, exist_ok=True)
             first = body.get("initial_message")
-            file.write_text(json.dumps(first) + "\n" if first else "")
+            file.write_text(event(first) if first else "")
         return self.answer(200 if existed else 201, {"id": body["conversation_id"], "execution_status": "idle"})
 
     def file(self, conversation_id: str) -> pathlib.Path:

@@ -4,5 +4,5 @@ import sys
 import warnings
 
 warnings.warn("quitting_loops is old", DeprecationWarning, stacklevel=1)
-print("Welcome!")  # noqa: T201 - as such packages do
+print("Welcome!")
 sys.exit(3)

@@ -129,8 +129,8 @@ class Driver:
         llm = Llm(model="openai/scripted", api_key=SecretStr("sk-very-secret"), base_url=self.model.url)
         return StartLoop(**{"conversation_id": f"test-{secrets.token_hex(4)}", "llm": llm, **facts})
 
-    async def ensure(self, request: StartLoop) -> str:
-        await self.dialect.ensure_conversation(self.server, request, self.process.place)
+    async def ensure(self, request: StartLoop, place: Place | None = None) -> str:
+        await self.dialect.ensure_conversation(self.server, request, place or self.process.place)
         return request.conversation_id
 
     async def start(self, **facts: Any) -> str:
@@ -152,6 +152,11 @@ class Driver:
                 if not times:
                     return seen
         raise AssertionError
+
+    async def until_running(self, conversation_id: str) -> None:
+        """Ask until the agent runs: a socket that is opened in the middle of a step is silent until its end."""
+        while await self.status(conversation_id) != "running":  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
     async def info(self, conversation_id: str) -> dict[str, Any]:
         nested_id = self.dialect.nested_id(conversation_id)

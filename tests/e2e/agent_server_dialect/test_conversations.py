@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from loopnest import Control, Message, NestedError, ProviderToken, RawEvent, Secret
+from loopnest import Control, Llm, Message, NestedError, ProviderToken, RawEvent, Secret
 
-PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5E"
+    "rkJggg=="
+)
 
 
 def output_of(events: list[dict[str, Any]]) -> str:
@@ -19,7 +22,9 @@ def output_of(events: list[dict[str, Any]]) -> str:
 
 
 def said_by_user(events: list[dict[str, Any]]) -> list[str]:
-    messages = [event["llm_message"] for event in events if event["kind"] == "MessageEvent" and event["source"] == "user"]
+    messages = [
+        event["llm_message"] for event in events if event["kind"] == "MessageEvent" and event["source"] == "user"
+    ]
     return [message["content"][0]["text"] for message in messages]
 
 
@@ -74,7 +79,9 @@ async def test_secrets_are_in_the_agents_terminal_by_name_and_in_no_event(driver
 
 
 async def test_images_instructions_tags_and_settings_reach_the_server(driver):
+    seeing = Llm(model="openai/gpt-4o", api_key=SecretStr("sk-very-secret"), base_url=driver.model.url)
     conversation = await driver.start(
+        llm=seeing,
         initial_message=Message(text="look", image_urls=(PIXEL,)),
         instructions="Always answer in verse.",
         tags={"team": "blue"},
@@ -85,11 +92,10 @@ async def test_images_instructions_tags_and_settings_reach_the_server(driver):
     assert info["tags"] == {"team": "blue"}
     assert info["max_iterations"] == 7
     assert info["agent"]["llm"]["temperature"] == 0.5
-    assert info["agent"]["llm"]["model"] == "openai/scripted"
+    assert info["agent"]["llm"]["model"] == "openai/gpt-4o"
     assert PIXEL in json.dumps(events)
     asked = json.dumps(driver.model.requests[-1].body)
-    print("SYS", len(driver.model.requests), [json.dumps(m)[-700:] for m in driver.model.requests[-1].body["messages"]])
-    print("EV", [json.dumps(e.get("dynamic_context")) for e in events[:1]])
+    assert PIXEL in asked
     assert "Always answer in verse." in asked
 
 
@@ -122,8 +128,8 @@ async def test_a_replay_is_refused_in_words(driver):
 async def test_quiesce_interrupts_a_long_step_and_the_agent_can_go_on(driver):
     conversation = await driver.start(initial_message=Message(text="run: echo warm"))
     await driver.until_status(conversation, "finished")
-    await driver.dialect.send(driver.server, conversation, Message(text="run: sleep 60"))
-    await driver.until_status(conversation, "running", times=2)
+    await driver.dialect.send(driver.server, conversation, Message(text="run: sleep 20"))
+    await driver.until_running(conversation)
     await asyncio.wait_for(driver.dialect.quiesce(driver.server, conversation), 15)
     assert await driver.status(conversation) == "paused"
     await driver.dialect.send(driver.server, conversation, Message(text="run: echo again"))
@@ -131,8 +137,8 @@ async def test_quiesce_interrupts_a_long_step_and_the_agent_can_go_on(driver):
 
 
 async def test_quiesce_of_a_bare_loop_stops_every_agent(driver):
-    conversation = await driver.start(initial_message=Message(text="run: sleep 60"))
-    await driver.until_status(conversation, "running")
+    conversation = await driver.start(initial_message=Message(text="run: sleep 20"))
+    await driver.until_running(conversation)
     assert await driver.dialect.agent_status(driver.server, None) == "ready"
     await driver.dialect.quiesce(driver.server, None)
     assert await driver.status(conversation) != "running"
@@ -147,9 +153,9 @@ async def test_quiesce_leaves_an_agent_that_does_nothing_as_it_is(driver):
 
 async def test_controls_and_raw_events_are_delivered(driver):
     conversation = await driver.start()
-    raw = {"role": "user", "content": [{"type": "text", "text": "run: sleep 5"}], "run": True}
+    raw = {"role": "user", "content": [{"type": "text", "text": "run: sleep 20"}], "run": True}
     assert await driver.dialect.send(driver.server, conversation, RawEvent(payload=raw)) == {"success": True}
-    await driver.until_status(conversation, "running")
+    await driver.until_running(conversation)
     await driver.dialect.send(driver.server, conversation, Control(action="run"))
     await driver.dialect.send(driver.server, conversation, Control(action="interrupt"))
     assert await driver.status(conversation) == "paused"

@@ -24,7 +24,7 @@ async def test_a_conversation_goes_on_after_its_server_was_started_again(new_pro
         await asyncio.to_thread(process.start)
         await driver.ensure(request)
         await driver.dialect.send(driver.server, conversation, Message(text="run: echo after"))
-        followed += await asyncio.wait_for(reading, 60)
+        followed += await asyncio.wait_for(reading, 30)
 
     after = await driver.until_status(conversation, "finished", times=2)
     ids = [event["id"] for event in after]

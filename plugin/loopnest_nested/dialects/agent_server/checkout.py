@@ -38,13 +38,13 @@ _HOME: Final = {
 _USER: Final = {"github": "x-access-token", "bitbucket": "x-token-auth"}
 
 _SCRIPT: Final = """\
-have() {{ [ -e {dest}/.git ]; }}
+have() {{ [ "$(git -C {dest} remote get-url origin 2>/dev/null)" = {url} ]; }}
 clean() {{ rm -rf -- {fresh} {private}; }}
 trap clean EXIT; trap 'exit 143' INT TERM
 have && exit 0
 rmdir -- {dest} 2>/dev/null
-if [ -e {dest} ]; then echo {dest} is in the way: it exists, and is no git repository >&2; exit 1; fi
-GIT_TERMINAL_PROMPT=0 git {options} clone {branch} -- {url} {fresh} </dev/null || {{ have; exit; }}
+if [ -e {dest} ]; then echo {dest} is in the way: it is there, and no clone of this repository >&2; exit 1; fi
+GIT_TERMINAL_PROMPT=0 git {options} clone --quiet {branch} -- {url} {fresh} </dev/null || {{ have; exit; }}
 [ -e {dest} ] || mv -- {fresh} {dest}
 rm -rf -- {dest}/{inner}
 have
@@ -109,7 +109,7 @@ async def check_out(server: NestedServer, request: StartLoop, place: Place) -> s
     output = await _run(server, script, CLONE_LIMIT)
     if output.get("exit_code") != 0:
         why = redacted(str(output.get("stderr") or "it took too long"), server.secrets).strip()[-400:]
-        hint = "" if repository.login else " No provider token is for its server."
+        hint = " No provider token is for its server." if repository.url[:4] == "http" and not repository.login else ""
         raise _failed(f"{repository.url} could not be cloned: {why}{hint}")
     return destination
 

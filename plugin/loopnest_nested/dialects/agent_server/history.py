@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
-from collections.abc import AsyncIterable, AsyncIterator
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
 from pydantic import JsonValue
@@ -19,8 +20,8 @@ from loopnest_nested.client import NestedServer
 _Event = dict[str, JsonValue]
 
 _LARGEST_FRAME: Final = 64 * 1024 * 1024
-#: Seconds without any sign of the server, after which it counts as gone.
-_PATIENCE: Final = 15.0
+#: Seconds for which a lost server is looked for: as long as one may need to be started again on a busy machine.
+_PATIENCE: Final = 60.0
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 #: How the server says by closing a socket what it says by a status elsewhere.
@@ -56,8 +57,9 @@ async def follow(server: NestedServer, nested_id: str) -> AsyncIterator[_Event]:
     while True:
         failure: Exception | None = None
         try:
-            async for event in reader.read():
-                yield event
+            async with aclosing(reader.read()) as events:  # else the connection stays open until it is collected
+                async for event in events:
+                    yield event
         except (OSError, InvalidHandshake, ConnectionClosed, asyncio.TimeoutError, NestedError) as error:
             failure = error
         await reader.recover(failure)
@@ -66,22 +68,29 @@ async def follow(server: NestedServer, nested_id: str) -> AsyncIterator[_Event]:
 class _Reader:
     """How far the reading has come, over all connections.
 
-    The server's session sockets number the events of a conversation, so a new connection goes on after the last
-    number. Older servers have event sockets only: those are connected first, then the past is read, so that nothing
-    is missed, and what comes by both ways is given once.
+    What happened so far is read by requests: a socket says nothing until the agent has ended its step, and drops
+    events of more than 4 MB. The server's session sockets number the events, so a connection goes on after the last
+    number. Older servers have event sockets only: there the past is read once more when the socket is connected, and
+    what comes by both ways is given once.
     """
 
     def __init__(self, server: NestedServer, nested_id: str) -> None:
         self._server, self._nested_id = server, nested_id
-        self._sequence, self._last = -1, ""
-        self._numbered, self._too_large = True, False
-        self._connected, self._heard, self._pause = False, time.monotonic(), _FIRST_PAUSE
+        self._sequence = -1
+        self._recent: deque[str] = deque(maxlen=200)
+        self._behind, self._numbered = True, True
+        self._connected, self._pause = False, _FIRST_PAUSE
+        self._lost: float | None = None
 
-    def read(self) -> AsyncIterator[_Event]:
+    async def read(self) -> AsyncGenerator[_Event, None]:
         """Give events over one connection, until it ends."""
-        if self._too_large:
-            return self._read_one()
-        return self._read_numbered() if self._numbered else self._read_published()
+        if self._behind:
+            async for event in self._catch_up():
+                yield event
+            self._behind = False
+        async with aclosing(self._read_numbered() if self._numbered else self._read_published()) as events:
+            async for event in events:
+                yield event
 
     async def recover(self, failure: Exception | None) -> None:
         """Prepare for the next connection.
@@ -92,7 +101,7 @@ class _Reader:
         if isinstance(failure, InvalidStatus) and self._numbered and failure.response.status_code in {403, 404}:
             self._numbered = False
         elif isinstance(failure, ConnectionClosed) and failure.rcvd and failure.rcvd.reason == "frame_too_large":
-            self._too_large = True
+            self._behind = True
         else:
             self._raise_if_hopeless(failure)
             await asyncio.sleep(self._pause)
@@ -106,58 +115,56 @@ class _Reader:
                 f"The nested server gives no events: {failure.rcvd.reason}.",
                 http_status=_HTTP_STATUS[failure.rcvd.code],
             ) from failure
-        if not self._connected or time.monotonic() - self._heard > _PATIENCE:
+        self._lost = self._lost or time.monotonic()
+        if not self._connected or time.monotonic() - self._lost > _PATIENCE:
             raise NestedError(
                 "The nested server can't be reached for its events.", reason=Reason.NESTED_UNREACHABLE
             ) from failure
 
-    async def _read_numbered(self) -> AsyncIterator[_Event]:
-        async with self._connection(f"/sockets/session/{self._nested_id}?after_seq={self._sequence}") as socket:
-            async for text in socket:
-                frame = self._heard_frame(text)
-                if frame.get("type") == "durable" and frame["seq"] > self._sequence:
-                    self._sequence = frame["seq"]
-                    if self._advance(frame["event"]):
-                        yield frame["event"]
-
-    async def _read_published(self) -> AsyncIterator[_Event]:
-        async with self._connection(f"/sockets/events/{self._nested_id}") as socket:
-            first = self._heard_frame(await socket.recv())  # comes once the server has subscribed us
-            known = set()
-            async for event in past(self._server, self._nested_id, self._last or None):
-                known.add(event["id"])
-                if self._advance(event):
-                    yield event
-            async for event in self._frames(first, socket):
-                if _kept(event) and event["id"] not in known and self._advance(event):
-                    yield event
-
-    async def _frames(self, first: _Event, rest: AsyncIterable[str | bytes]) -> AsyncIterator[_Event]:
-        yield first
-        async for text in rest:
-            yield self._heard_frame(text)
-
-    async def _read_one(self) -> AsyncIterator[_Event]:
-        """Read the next event by request, as it is larger than what the server sends over a socket."""
-        self._too_large = False
-        page = await _page(self._server, self._nested_id, self._last or None, limit=2 if self._last else 1)
-        for event in page["items"]:
-            if self._advance(event):
-                self._sequence += 1
+    async def _catch_up(self) -> AsyncGenerator[_Event, None]:
+        last = self._recent[-1] if self._recent else None
+        async for event in past(self._server, self._nested_id, last):
+            self._hears()
+            self._sequence += 1
+            if self._is_new(event):
                 yield event
 
-    def _advance(self, event: _Event) -> bool:
-        """Note that this event was read; whether it is a new one."""
-        new = event["id"] != self._last
-        self._last = str(event["id"])
-        return new
+    async def _read_numbered(self) -> AsyncGenerator[_Event, None]:
+        async with self._connection(f"/sockets/session/{self._nested_id}?after_seq={self._sequence}") as socket:
+            async for text in socket:
+                frame = self._frame(text)
+                if frame.get("type") == "durable" and frame["seq"] > self._sequence:
+                    self._sequence = frame["seq"]
+                    if self._is_new(frame["event"]):
+                        yield frame["event"]
 
-    def _heard_frame(self, text: str | bytes) -> dict[str, Any]:
-        self._connected, self._heard, self._pause = True, time.monotonic(), _FIRST_PAUSE
+    async def _read_published(self) -> AsyncGenerator[_Event, None]:
+        async with self._connection(f"/sockets/events/{self._nested_id}") as socket:
+            event = self._frame(await socket.recv())  # comes once the server has subscribed us
+            async for missed in self._catch_up():
+                yield missed
+            while True:
+                if _kept(event) and self._is_new(event):
+                    yield event
+                event = self._frame(await socket.recv())
+
+    def _is_new(self, event: _Event) -> bool:
+        """Note that this event was read; whether for the first time."""
+        name = str(event["id"])
+        if name in self._recent:
+            return False
+        self._recent.append(name)
+        return True
+
+    def _hears(self) -> None:
+        self._connected, self._lost, self._pause = True, None, _FIRST_PAUSE
+
+    def _frame(self, text: str | bytes) -> dict[str, Any]:
+        self._hears()
         frame: dict[str, Any] = json.loads(text)
         return frame
 
-    @contextlib.asynccontextmanager
+    @asynccontextmanager
     async def _connection(self, path: str) -> AsyncIterator[ClientConnection]:
         url = f"ws{self._server.url.removeprefix('http')}{path}"
         key = self._server.session_key.get_secret_value()
@@ -166,8 +173,8 @@ class _Reader:
             yield socket
 
 
-async def _page(server: NestedServer, nested_id: str, page_id: str | None, limit: int = 100) -> dict[str, Any]:
-    params = {"limit": limit, **({"page_id": page_id} if page_id else {})}
+async def _page(server: NestedServer, nested_id: str, page_id: str | None) -> dict[str, Any]:
+    params = {"limit": 100, **({"page_id": page_id} if page_id else {})}
     page = await server.request("GET", f"/api/conversations/{nested_id}/events/search", params=params)
     if not isinstance(page, dict) or not isinstance(page.get("items"), list):
         raise NestedError("The nested server answered the request for events with something else.")

@@ -1,0 +1,32 @@
+"""The conformance suite: what every strategy must do, whoever wrote it.
+
+Install ``loopnest[testing]``, subclass `StrategyConformance` in a test module, and say how your strategy is opened, and
+what its loops received::
+
+    class TestMyStrategy(StrategyConformance):
+        @pytest.fixture
+        def new_manager(self, tmp_path):
+            settings = LoopnestSettings(strategy="mine", state_dir=tmp_path, secret="the same for all managers")
+            return lambda: LoopManager.from_plugins(MyStrategy(), settings=settings)
+
+        async def received(self, loops, conversation_id):
+            return await messages_of(conversation_id)
+
+Each test starts loops of its own, and removes them afterwards. See `Harness` for what else can be said.
+"""
+
+import pytest
+
+pytest.register_assert_rewrite(*(f"loopnest.testing.{name}" for name in ("access", "closing", "hosts", "starts")))
+
+from loopnest.testing.access import AccessTests  # noqa: E402 - after its assertions are made to speak
+from loopnest.testing.closing import ClosingTests  # noqa: E402
+from loopnest.testing.harness import Harness, said  # noqa: E402
+from loopnest.testing.hosts import HostTests  # noqa: E402
+from loopnest.testing.starts import StartTests  # noqa: E402
+
+__all__ = ["Harness", "StrategyConformance", "said"]
+
+
+class StrategyConformance(StartTests, AccessTests, ClosingTests, HostTests):
+    """Subclass it, name the subclass ``Test...``, and give `new_manager` and `received`."""

@@ -1,0 +1,116 @@
+"""What the author of a strategy says, and what the tests of the suite share."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, Final
+
+import pytest
+import pytest_asyncio
+
+from loopnest.manager import LoopManager
+from loopnest.models import EVERYONE, Loop, LoopChange, LoopQuery, LoopStatus, Message, StartLoop
+
+ALICE: Final = "alice@example.com"
+BOB: Final = "bob@example.com"
+BAD_IDS: Final = ("", "-x", ".", "../other", "a/b", "a b", "a\n", "ä", "x" * 65)
+NewManager = Callable[[], LoopManager]
+
+
+def said(text: str) -> Message:
+    """A message that the agent does not act upon."""
+    return Message(text=text, run=False)
+
+
+class Harness:
+    """Base of all tests of the suite."""
+
+    pytestmark = pytest.mark.asyncio
+    #: Seconds within which a loop must start, stop or fail.
+    patience: float = 180
+
+    # --- what the author of a strategy says ---------------------------------------------------------------------------
+
+    @pytest.fixture
+    def new_manager(self) -> NewManager:
+        """Return what builds a manager, not entered yet; each one stands for another host process.
+
+        All of one test share a namespace, a secret and a state directory.
+        """
+        raise NotImplementedError("override the fixture 'new_manager'")
+
+    async def received(self, loops: LoopManager, conversation_id: str) -> Sequence[str]:
+        """Return the texts of all messages that a running loop received so far, oldest first."""
+        raise NotImplementedError("override 'received'")
+
+    def new_request(self, conversation_id: str, user_id: str | None) -> StartLoop:
+        """Return a request that succeeds; the suite may add an initial message, notes, or ``wait=False``."""
+        return StartLoop(conversation_id=conversation_id, user_id=user_id)
+
+    def broken_request(self, conversation_id: str, user_id: str | None) -> StartLoop | None:  # noqa: ARG002
+        """Return a request whose start fails, with a reason of its own; None where there can't be one."""
+        return None
+
+    # --- what the tests share -----------------------------------------------------------------------------------------
+
+    @pytest_asyncio.fixture
+    async def loops(self, new_manager: NewManager) -> AsyncIterator[LoopManager]:
+        """An open manager; what is left of the test's loops is removed after it."""
+        async with new_manager() as loops:
+            yield loops
+            for loop in await loops.list_loops(LoopQuery(user_id=EVERYONE)):
+                await loops.close_session(loop.conversation_id, EVERYONE, remove=True)
+
+    @pytest_asyncio.fixture
+    async def elsewhere(self, new_manager: NewManager, loops: LoopManager) -> AsyncIterator[LoopManager]:  # noqa: ARG002
+        """Another host process beside the one of ``loops``."""
+        async with new_manager() as elsewhere:
+            yield elsewhere
+
+    @pytest.fixture
+    def cid(self) -> str:
+        """A conversation id that was never used before."""
+        return f"c-{uuid.uuid4().hex[:12]}"
+
+    def request_with(self, cid: str, **changes: Any) -> StartLoop:
+        """A request of Alice's that succeeds."""
+        return self.new_request(cid, ALICE).model_copy(update=changes)
+
+    def broken(self, cid: str) -> StartLoop:
+        """A request of Alice's that fails."""
+        return self.broken_request(cid, ALICE) or pytest.skip("no start of this strategy can be made to fail")
+
+    async def until(self, changes: AsyncIterator[LoopChange], *statuses: LoopStatus | None) -> list[LoopChange]:
+        """The changes up to one to any of ``statuses``, which must come within `patience`."""
+
+        async def told() -> list[LoopChange]:
+            seen = [await anext(changes)]
+            while seen[-1].status not in statuses:
+                seen.append(await anext(changes))
+            return seen
+
+        return await asyncio.wait_for(told(), self.patience)
+
+    @staticmethod
+    async def listed(loops: LoopManager, cid: str) -> list[Loop]:
+        """The loops of one conversation, whoever owns them: one, or none."""
+        return await loops.list_loops(LoopQuery(user_id=EVERYONE, conversation_ids=frozenset({cid})))
+
+    @staticmethod
+    def calls(loops: LoopManager, cid: str, user_id: str | None) -> list[Coroutine[Any, Any, object]]:
+        """All calls that concern one loop, not awaited yet."""
+        return [
+            loops.get_loop(cid, user_id),
+            loops.send_event(cid, said("hello"), user_id),
+            loops.loop_logs(cid, user_id),
+            loops.close_session(cid, user_id),
+            loops.close_session(cid, user_id, remove=True),
+        ]
+
+
+def place_of(loop: Loop) -> tuple[Any, ...]:
+    """What two answers about the same loop must agree on."""
+    key = loop.session_key.get_secret_value() if loop.session_key else None
+    return loop.conversation_id, loop.owner, loop.url, key, loop.nested_id, loop.created_at

@@ -1,0 +1,50 @@
+"""What several host processes see, and what is told of a loop."""
+
+from __future__ import annotations
+
+from loopnest.manager import LoopManager
+from loopnest.models import LoopStatus, owner_of
+from loopnest.testing.harness import ALICE, Harness, NewManager, place_of, said
+
+
+class HostTests(Harness):
+    """Loops outlive their host, and every host sees the same ones."""
+
+    async def test_changes_are_told_in_order_and_without_gaps(self, loops: LoopManager, cid: str) -> None:
+        async with loops.watch() as changes:
+            await loops.start_loop(self.new_request(cid, ALICE))
+            await loops.close_session(cid, ALICE)
+            await loops.start_loop(self.new_request(cid, ALICE))
+            await loops.close_session(cid, ALICE, remove=True)
+            told = await self.until(changes, None)
+        assert [change.sequence for change in told] == list(range(1, len(told) + 1))
+        assert {change.owner for change in told} == {owner_of(ALICE)}
+        assert [change.at for change in told] == sorted(change.at for change in told)
+        statuses = [change.status for change in told]
+        shortened = [one for one, before in zip(statuses, [..., *statuses]) if one is not before]  # noqa: B905
+        once = [LoopStatus.STARTING, LoopStatus.RUNNING]
+        assert shortened == [*once, LoopStatus.STOPPED, *once, None]
+
+    async def test_another_host_sees_and_drives_the_same_loop(
+        self, loops: LoopManager, elsewhere: LoopManager, cid: str
+    ) -> None:
+        mine = await loops.start_loop(self.new_request(cid, ALICE))
+        theirs = await elsewhere.get_loop(cid, ALICE)
+        assert place_of(theirs) == place_of(mine)
+        assert place_of(await elsewhere.start_loop(self.new_request(cid, ALICE))) == place_of(mine)
+        await loops.send_event(cid, said("from here"), ALICE)
+        await elsewhere.send_event(cid, said("from there"), ALICE)
+        assert list(await self.received(loops, cid)) == ["from here", "from there"]
+        await elsewhere.close_session(cid, ALICE)
+        assert (await loops.get_loop(cid, ALICE)).status is LoopStatus.STOPPED
+
+    async def test_loops_run_on_when_their_host_ends(
+        self, new_manager: NewManager, loops: LoopManager, cid: str
+    ) -> None:
+        async with new_manager() as first:
+            before = await first.start_loop(self.new_request(cid, ALICE))
+            await first.send_event(cid, said("before"), ALICE)
+        after = await loops.get_loop(cid, ALICE)
+        assert (after.status, place_of(after)) == (LoopStatus.RUNNING, place_of(before))
+        await loops.send_event(cid, said("after"), ALICE)
+        assert list(await self.received(loops, cid)) == ["before", "after"]

@@ -1,0 +1,164 @@
+"""Start and close one loop, whatever state it is in and whichever process left it there.
+
+Every change of a loop happens under its lock, which dies with its holder; so whoever holds it may take up whatever the
+last one left. A loop that is ``starting`` and whose lock nobody holds was interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from loopnest import Closed, LoopFailed, LoopNotFound, NestedError, Reason, StartLoop
+from loopnest_nested import session_keys
+from loopnest_process.parts import Parts
+from loopnest_process.registry import Record
+from loopnest_process.server_python import ServerPython
+from loopnest_process.starting import Boot
+
+_LOOK: Final = 0.05
+
+
+class Lifecycle:
+    """The only writer of records and the only one who starts and ends processes."""
+
+    def __init__(self, parts: Parts, python: ServerPython) -> None:
+        self._parts, self._python = parts, python
+
+    def running(self, conversation_id: str, owner: str) -> Record | None:
+        """The loop's record where it runs.
+
+        Raises:
+            LoopNotFound: it is somebody else's.
+            LoopFailed: its keys can't be known here.
+        """
+        record = self._parts.registry.read(conversation_id)
+        if record is None:
+            return None
+        if record.owner != owner:
+            raise LoopNotFound(conversation_id)
+        if self._parts.foreign(record):
+            raise LoopFailed(
+                "The loop was made by a host with another secret; hosts of one namespace must share 'loopnest.secret'. "
+                "Close the loop with 'remove' to start afresh.",
+                reason=Reason.FOREIGN_SECRET,
+            )
+        run = self._parts.registry.run(record)
+        return record if record.state == "running" and run and run.alive() else None
+
+    async def start(self, request: StartLoop, owner: str) -> Record:
+        """Start, bring back or adopt the loop.
+
+        Raises:
+            LoopNotFound: the conversation is somebody else's.
+            LoopFailed, NestedError: it could not be started; nothing is left running.
+        """
+        if (record := self.running(request.conversation_id, owner)) is not None:
+            return record
+        python = await self._python.ensure(
+            lambda phase, message: self._parts.tell(request.conversation_id, owner, phase, message)
+        )
+        async with self._parts.locks.hold(request.conversation_id):
+            if (record := self.running(request.conversation_id, owner)) is not None:
+                return record
+            record = self._parts.registry.read(request.conversation_id) or self._new(request, owner)
+            try:
+                await self._end_runs(record)
+                return await Boot(self._parts, python, request).run(record)
+            except BaseException:
+                await asyncio.shield(asyncio.ensure_future(self.undo(record.conversation_id)))
+                raise
+
+    async def close(self, conversation_id: str, *, remove: bool) -> Closed:
+        """Ask the agent to stop, stop its nested server, and remove everything where asked to."""
+        found = self._parts.registry.read(conversation_id)
+        if found is None:
+            raise LoopNotFound(conversation_id)
+        await self._interrupt(conversation_id)
+        async with self._parts.locks.hold(conversation_id):
+            record = self._parts.registry.read(conversation_id)
+            if record is None:  # the start that was interrupted cleaned up
+                return Closed(conversation_id=conversation_id, removed=True)
+            self._parts.registry.mark_closing(conversation_id, False)
+            closed = await self._stop(record)
+            if remove or not record.proven:
+                await asyncio.to_thread(self._parts.registry.remove, record)
+                closed = closed.model_copy(update={"removed": True})
+            return closed
+
+    async def undo(self, conversation_id: str) -> None:
+        """Leave nothing running of a start that failed, and nothing at all of one that was the first."""
+        record = self._parts.registry.read(conversation_id)
+        if record is None:
+            return
+        await self._end_runs(record)
+        if record.proven:
+            self._parts.registry.write(record.model_copy(update={"state": "stopped"}))
+        else:
+            await asyncio.to_thread(self._parts.registry.remove, record)
+
+    def _new(self, request: StartLoop, owner: str) -> Record:
+        return Record(
+            conversation_id=request.conversation_id,
+            owner=owner,
+            dialect=self._parts.dialect.name,
+            nonce=session_keys.new_nonce(),
+            fingerprint=session_keys.fingerprint(self._parts.context.secret),
+            bare=request.bare,
+            notes=request.notes,
+        )
+
+    async def _interrupt(self, conversation_id: str) -> None:
+        """End a start that goes on elsewhere by killing what it waits for, as its lock is its own."""
+        registry = self._parts.registry
+        while self._parts.locks.held(conversation_id):
+            record = registry.read(conversation_id)
+            if record is None or record.state != "starting":
+                return
+            registry.mark_closing(conversation_id, True)
+            if run := registry.run(record):
+                await run.kill()
+            await asyncio.sleep(_LOOK)
+
+    async def _stop(self, record: Record) -> Closed:
+        """Stop the loop's process, and say how that went."""
+        run = self._parts.registry.run(record)
+        if run is None or not run.alive():
+            await self._end_runs(record)
+            self._parts.registry.write(record.model_copy(update={"state": "stopped"}))
+            return Closed(
+                conversation_id=record.conversation_id, already=True, exit_code=run.exit_code if run else None
+            )
+        self._parts.registry.write(record.model_copy(update={"state": "stopping"}))
+        trouble = await self._quiesce(record) if record.state == "running" else None
+        run.ask_to_end()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(run.ended(), self._parts.settings.stop_timeout)
+        killed = run.alive()
+        await run.kill()
+        self._parts.registry.write(record.model_copy(update={"state": "stopped"}))
+        return Closed(
+            conversation_id=record.conversation_id,
+            graceful=not killed and trouble is None,
+            exit_code=run.exit_code,
+            message="The nested server did not end when asked to, and was killed." if killed else trouble,
+        )
+
+    async def _quiesce(self, record: Record) -> str | None:
+        """Ask the agent to stop; return what went wrong with that, which never keeps the process running."""
+        if self._parts.foreign(record):
+            return "The agent could not be asked to stop, as a host with another secret started it."
+        conversation_id = None if record.bare else record.conversation_id
+        try:
+            asked = self._parts.dialect.quiesce(self._parts.server(record), conversation_id)
+            await asyncio.wait_for(asked, self._parts.settings.stop_timeout)
+        except asyncio.TimeoutError:
+            return "The agent did not stop in time."
+        except NestedError as error:
+            return error.message
+        return None
+
+    async def _end_runs(self, record: Record) -> None:
+        if run := self._parts.registry.run(record):
+            await run.kill()

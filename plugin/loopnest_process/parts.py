@@ -1,0 +1,69 @@
+"""What the parts of the strategy share while it is open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import httpx
+from pydantic import SecretStr
+
+from loopnest import LoopChange, LoopStatus
+from loopnest.specs import HostContext
+from loopnest_nested import session_keys
+from loopnest_nested.client import NestedServer
+from loopnest_nested.dialects import Dialect
+from loopnest_process.locks import FileLocks
+from loopnest_process.registry import Record, Registry
+from loopnest_process.settings import ProcessSettings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The collaborators, and what follows from them for a record."""
+
+    settings: ProcessSettings
+    context: HostContext
+    dialect: Dialect
+    http: httpx.AsyncClient = field(repr=False)
+    registry: Registry
+    locks: FileLocks
+
+    def keys(self, record: Record) -> session_keys.Keys:
+        """The keys of the loop's nested server."""
+        return session_keys.derive(self.context.secret, record.nonce)
+
+    def secrets(self, record: Record) -> tuple[SecretStr, ...]:
+        """What the nested server knows and nobody may read in its log."""
+        keys = self.keys(record)
+        return (keys.session, keys.at_rest, *self.settings.secret_environment.values())
+
+    def foreign(self, record: Record) -> bool:
+        """Whether a host with another secret made the loop, so that its keys can't be derived here."""
+        return record.fingerprint != session_keys.fingerprint(self.context.secret)
+
+    def url(self, record: Record) -> str:
+        """Where the nested server listens."""
+        return f"http://127.0.0.1:{record.port}"
+
+    def server(self, record: Record) -> NestedServer:
+        """The loop's nested server."""
+        return NestedServer(self.url(record), self.keys(record).session, self.http)
+
+    def tell(
+        self,
+        conversation_id: str,
+        owner: str,
+        phase: str,
+        message: str | None = None,
+        status: LoopStatus = LoopStatus.STARTING,
+    ) -> None:
+        """Report how far a start has come."""
+        self.context.emit(
+            LoopChange(
+                conversation_id=conversation_id,
+                owner=owner,
+                phase=phase,
+                status=status,
+                message=message,
+            )
+        )

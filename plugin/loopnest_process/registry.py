@@ -1,0 +1,127 @@
+"""What is known of each loop: one small file, which all host processes of this machine share."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from loopnest.models import CONVERSATION_ID, ConversationId, Model, utcnow
+from loopnest_nested.dialects import Place
+from loopnest_process.child import Run
+
+_log = logging.getLogger(__name__)
+
+
+class Record(Model):
+    """One loop.
+
+    Attributes:
+        state: what was wanted last: ``starting`` until the nested server has the conversation, ``running`` from then
+            on, also after the process died by itself, ``stopping`` and ``stopped`` once it was closed.
+        proven: it was running once, so that there is a workspace to come back to.
+        nonce: what its keys are derived from; kept for its whole life, as secrets at rest are encrypted with one.
+        fingerprint: of the secret of the host that made it.
+        run: the name of the current or last run of its nested server.
+    """
+
+    conversation_id: ConversationId
+    owner: str
+    dialect: str
+    nonce: str
+    fingerprint: str
+    state: Literal["starting", "running", "stopping", "stopped"] = "starting"
+    proven: bool = False
+    bare: bool = False
+    notes: Mapping[str, str] = Field(default_factory=dict)
+    run: str | None = None
+    port: int | None = None
+    created_at: datetime = Field(default_factory=utcnow)
+    changed_at: datetime = Field(default_factory=utcnow)
+
+
+class Registry:
+    """The records below ``directory``, each in a directory with the loop's other files.
+
+    Args:
+        workspaces: where the agents' working directories are; None means with the loops' other files.
+    """
+
+    def __init__(self, directory: Path, workspaces: Path | None = None) -> None:
+        self._directory, self._workspaces = directory, workspaces
+
+    def all(self, conversation_ids: Iterable[str] | None = None) -> list[Record]:
+        """All records, or those of ``conversation_ids`` that there are."""
+        if conversation_ids is None:
+            conversation_ids = [path.name for path in self._directory.iterdir()] if self._directory.is_dir() else []
+        return [record for name in conversation_ids if (record := self.read(name))]
+
+    def read(self, conversation_id: str) -> Record | None:
+        """The record of a conversation; None where there is none."""
+        if not CONVERSATION_ID.match(conversation_id):
+            return None
+        path = self._file(conversation_id)
+        try:
+            return Record.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            _log.warning("Ignoring %s, which another version may have written: %s", path, error)
+            return None
+
+    def write(self, record: Record) -> Record:
+        """Keep ``record``, now."""
+        record = record.model_copy(update={"changed_at": utcnow()})
+        path = self._file(record.conversation_id)
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+        fresh = path.with_name(f".record-{secrets.token_hex(8)}")
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(record.model_dump_json())
+        fresh.replace(path)
+        return record
+
+    def remove(self, record: Record) -> None:
+        """Forget the loop, and remove its workspace and all its files."""
+        self._file(record.conversation_id).unlink(missing_ok=True)
+        for path in (self.directory(record.conversation_id), Path(self.place(record.conversation_id).workspace)):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path)
+
+    def mark_closing(self, conversation_id: str, closing: bool) -> None:
+        """Tell whoever is starting the loop that somebody closes it."""
+        mark = self._mark(conversation_id)
+        with contextlib.suppress(FileNotFoundError):  # the loop may be going away meanwhile
+            mark.touch() if closing else mark.unlink()
+
+    def is_closing(self, conversation_id: str) -> bool:
+        """Whether somebody wants to close the loop while it is starting."""
+        return self._mark(conversation_id).exists()
+
+    def directory(self, conversation_id: str) -> Path:
+        """Where the loop's files are."""
+        return self._directory / conversation_id
+
+    def place(self, conversation_id: str) -> Place:
+        """The directories of the nested server."""
+        own = self.directory(conversation_id)
+        workspace = self._workspaces / conversation_id if self._workspaces else own / "workspace"
+        return Place(workspace=str(workspace), data=str(own / "data"))
+
+    def run(self, record: Record) -> Run | None:
+        """The current or last run of the loop's nested server."""
+        return Run(self.directory(record.conversation_id), record.run) if record.run else None
+
+    def _file(self, conversation_id: str) -> Path:
+        return self.directory(conversation_id) / "record.json"
+
+    def _mark(self, conversation_id: str) -> Path:
+        return self.directory(conversation_id) / "closing"

@@ -1,0 +1,136 @@
+"""The Python interpreter that has the nested server: one that was named, the host's own, or one made for it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from loopnest import LoopFailed, Reason
+from loopnest_process.locks import FileLocks
+from loopnest_process.settings import ProcessSettings
+
+#: By dialect: the module to look for, and the distributions to install.
+_SERVERS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "agent-server": ("openhands.agent_server", ("openhands-agent-server", "openhands-sdk", "openhands-tools")),
+}
+#: The oldest Python that the nested server runs on.
+_OLDEST: Final = (3, 12)
+_DONE: Final = ".loopnest-complete"
+Tell = Callable[[str, str], None]
+
+
+class ServerPython:
+    """Finds the interpreter once, and makes one where there is none."""
+
+    def __init__(self, settings: ProcessSettings) -> None:
+        self._settings = settings
+        self._module, self._distributions = _SERVERS.get(settings.dialect, ("", ()))
+        self._made = settings.cache_dir / f"{settings.dialect}-{settings.version}"
+        self._found: Path | None = None
+        self._finding = asyncio.Lock()
+
+    async def ensure(self, tell: Tell) -> Path:
+        """Return the interpreter; ``tell`` hears a phase and a message where one is being made.
+
+        Raises:
+            LoopFailed: there is none, and none can be made (``server-missing``); the message says what to do.
+        """
+        async with self._finding:
+            if self._found is None:
+                self._found = await self.find() or await self._make(tell)
+            return self._found
+
+    async def find(self) -> Path | None:
+        """Return the interpreter if it is there already.
+
+        Raises:
+            LoopFailed: the one that the settings name lacks the nested server.
+        """
+        if named := self._settings.python:
+            if self._module and not await self._has_server(named):
+                raise self._missing(f"The interpreter {named} does not have the module {self._module!r}.")
+            return named
+        if not self._module:
+            raise self._missing(f"Which interpreter has a server of the dialect {self._settings.dialect!r}?")
+        if await self._has_server(Path(sys.executable)):
+            return Path(sys.executable)
+        return self._python if (self._made / _DONE).exists() else None
+
+    def uv(self) -> Sequence[str] | None:
+        """The command that makes virtual environments; None where there is none."""
+        if importlib.util.find_spec("uv"):
+            return (sys.executable, "-m", "uv")
+        found = shutil.which("uv")
+        return (found,) if found else None
+
+    def missing_uv(self) -> LoopFailed:
+        """What to raise where there is no interpreter, and no way to make one."""
+        return self._missing("No interpreter has the nested server, and there is no 'uv' to make one with.")
+
+    @property
+    def _python(self) -> Path:
+        return self._made / "bin" / "python"
+
+    async def _has_server(self, python: Path) -> bool:
+        probe = f"import importlib.util as u, sys; sys.exit(u.find_spec({self._module!r}) is None)"
+        try:
+            return (await _run(str(python), "-c", probe, environment=self._settings.environment))[0] == 0
+        except OSError:
+            return False
+
+    async def _make(self, tell: Tell) -> Path:
+        uv = self.uv()
+        if uv is None:
+            raise self.missing_uv()
+        async with FileLocks(self._settings.cache_dir).hold(self._made.name):
+            if not (self._made / _DONE).exists():
+                tell("installing-server", f"Installing {self._distributions[0]} {self._settings.version}, once.")
+                await self._install(uv)
+        return self._python
+
+    async def _install(self, uv: Sequence[str]) -> None:
+        base = sys.executable if sys.version_info >= _OLDEST else ">=" + ".".join(map(str, _OLDEST))
+        wanted = [f"{name}=={self._settings.version}" for name in self._distributions]
+        for arguments in (
+            ("venv", "--clear", "--python", base, str(self._made)),
+            ("pip", "install", "--compile-bytecode", "--python", str(self._python), *wanted),
+        ):
+            code, output = await _run(*uv, *arguments)
+            if code:
+                raise self._missing(f"'uv {arguments[0]}' failed.", output.splitlines()[-20:])
+        (self._made / _DONE).touch()
+
+    def _missing(self, problem: str, log_tail: Sequence[str] = ()) -> LoopFailed:
+        what = self._distributions[0] if self._distributions else "it"
+        oldest = ".".join(map(str, _OLDEST))
+        return LoopFailed(
+            f"{problem} Install {what} into an environment (of Python {oldest} or newer), and set 'python' in "
+            f"[loopnest.process] to its interpreter; or install 'uv', which does that.",
+            reason=Reason.SERVER_MISSING,
+            log_tail=log_tail,
+        )
+
+
+async def _run(*command: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run a command, and end it where the caller goes away; return its exit code and output."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, **(environment or {})},
+    )
+    try:
+        output, _ = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    assert process.returncode is not None
+    return process.returncode, output.decode(errors="replace")

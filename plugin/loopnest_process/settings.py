@@ -1,0 +1,56 @@
+"""The ``[loopnest.process]`` table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+#: Of the host's variables, those that programs need and that are no secrets of the host.
+INHERITED: Final = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+)
+
+
+def _default_cache_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "loopnest"
+
+
+class ProcessSettings(BaseModel):
+    """Settings of the strategy without a container. Times are seconds.
+
+    Attributes:
+        dialect: the kind of nested server.
+        python: an interpreter that has the nested server installed; None means the host's own where that has it, else
+            one in a virtual environment below ``cache_dir``, made at the first start (needs ``uv``).
+        version: of the nested server in that virtual environment.
+        cache_dir: where that virtual environment is kept; hosts may share it.
+        workspaces: the directory of the agents' working directories; None means in the state directory.
+        environment: variables for every nested server.
+        secret_environment: the same, for values that appear nowhere else.
+        inherit: names of the host's own variables that nested servers get too.
+        start_timeout: until the nested server has the conversation.
+        stop_timeout: for the agent to stop by itself, then again for the process; after that it is killed.
+        probe_timeout: for one nested server to say what it does, in listings.
+        restart_on_send: an event for a stopped loop starts it again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    dialect: str = "agent-server"
+    python: Path | None = None
+    version: str = "1.58.0"
+    cache_dir: Path = Field(default_factory=_default_cache_dir)
+    workspaces: Path | None = None
+    environment: dict[str, str] = {}
+    secret_environment: dict[str, SecretStr] = {}
+    inherit: tuple[str, ...] = INHERITED
+    start_timeout: float = Field(default=120, gt=0)
+    stop_timeout: float = Field(default=10, gt=0)
+    probe_timeout: float = Field(default=2, gt=0)
+    restart_on_send: bool = True

@@ -1,0 +1,74 @@
+"""Notices loops that end without being asked to, and tells everybody."""
+
+from __future__ import annotations
+
+import asyncio
+
+from loopnest import LoopChange, LoopStatus, Reason
+from loopnest_process.lifecycle import Lifecycle
+from loopnest_process.logs import last_lines
+from loopnest_process.parts import Parts
+from loopnest_process.registry import Record
+from loopnest_process.view import INTERRUPTED, exited
+
+
+class Watcher:
+    """Watches the runs that this process knows of; each run once."""
+
+    def __init__(self, parts: Parts, lifecycle: Lifecycle) -> None:
+        self._parts, self._lifecycle = parts, lifecycle
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def open(self) -> None:
+        """Watch the loops that run already, and end those whose start was interrupted."""
+        for record in await asyncio.to_thread(self._parts.registry.all):
+            if record.state == "running":
+                self.watch(record)
+            elif record.state == "starting" and not self._parts.locks.held(record.conversation_id):
+                await self._clear(record.conversation_id)
+
+    async def aclose(self) -> None:
+        """Look away; the loops go on."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def watch(self, record: Record) -> None:
+        """Watch the current run of a loop."""
+        if record.run and record.run not in self._tasks:
+            task = asyncio.create_task(self._watch(record), name=f"loopnest-watch-{record.conversation_id}")
+            self._tasks[record.run] = task
+            task.add_done_callback(lambda _, run=record.run: self._tasks.pop(run, None))  # type: ignore[misc]
+
+    async def _watch(self, record: Record) -> None:
+        run = self._parts.registry.run(record)
+        assert run is not None
+        await run.ended()
+        now = self._parts.registry.read(record.conversation_id)
+        if now is None or now.run != record.run or now.state != "running":
+            return  # it was asked to
+        lines = last_lines(run.log, 20, self._parts.secrets(record))
+        self._mourn(record, Reason.EXITED, exited(run.exit_code), run.exit_code, lines)
+
+    async def _clear(self, conversation_id: str) -> None:
+        async with self._parts.locks.hold(conversation_id):
+            record = self._parts.registry.read(conversation_id)
+            if record is not None and record.state == "starting":
+                await self._lifecycle.undo(conversation_id)
+                self._mourn(record, Reason.INTERRUPTED, INTERRUPTED)
+
+    def _mourn(
+        self, record: Record, reason: str, message: str, exit_code: int | None = None, lines: list[str] | None = None
+    ) -> None:
+        self._parts.context.emit(
+            LoopChange(
+                conversation_id=record.conversation_id,
+                owner=record.owner,
+                phase=reason,
+                status=LoopStatus.FAILED,
+                reason=reason,
+                message=message,
+                exit_code=exit_code,
+                log_tail=tuple(lines or ()),
+            )
+        )
