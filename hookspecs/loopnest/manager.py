@@ -24,6 +24,7 @@ from loopnest.models import (
     CONVERSATION_ID,
     EVERYONE,
     Closed,
+    Control,
     Delivery,
     Event,
     Everyone,
@@ -191,13 +192,17 @@ class LoopManager:
     async def send_event(self, conversation_id: str, event: Event, user_id: UserId = None) -> Delivery:
         """Deliver an event; those for one conversation arrive in the order of the calls.
 
+        A nested server may take a message only when the agent's tool has ended, which can be minutes. What steers the
+        agent away from that tool (``pause``, ``interrupt``) overtakes what waits.
+
         Raises:
             NestedError: the nested server did not take it.
             LoopFailed: the loop does not run.
         """
+        if isinstance(event, Control) and event.action != "run":
+            return await self._send(conversation_id, event, user_id)
         async with self._lock(self._send_locks, conversation_id):
-            await self.get_loop(conversation_id, user_id)
-            return await self._calls.send_event(conversation_id, event, user_id)
+            return await self._send(conversation_id, event, user_id)
 
     # --- around them ------------------------------------------------------------------------------------------------
 
@@ -225,6 +230,10 @@ class LoopManager:
         return self._changes.watch()
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    async def _send(self, conversation_id: str, event: Event, user_id: UserId) -> Delivery:
+        await self.get_loop(conversation_id, user_id)
+        return await self._calls.send_event(conversation_id, event, user_id)
 
     async def _list(self, query: LoopQuery) -> list[Loop]:
         unfiltered = query.model_copy(update={"statuses": None})

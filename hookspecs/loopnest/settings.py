@@ -51,7 +51,7 @@ class Timeouts(BaseModel, frozen=True, extra="forbid"):
     start: float = Field(default=1800, gt=0)
     close: float = Field(default=120, gt=0)
     list: float = Field(default=30, gt=0)
-    send: float = Field(default=60, gt=0)
+    send: float = Field(default=900, gt=0)
     other: float = Field(default=60, gt=0)
 
 

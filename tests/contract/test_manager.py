@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from loopnest import (
     EVERYONE,
+    Control,
+    Delivery,
     HookTimeout,
     InvalidRequest,
     LoopFailed,
@@ -652,7 +654,7 @@ async def test_an_override_answers_for_some_and_defers_for_others(opened):
         def list_loops(self, query):
             return [*(yield), *special.list_loops(query)]
 
-    special.strategy, strategy = "special", Healthy()
+    special.strategy, special.nests, strategy = "special", {}, Healthy()
     async with opened(strategy, Elsewhere()) as loops:
         await loops.start_loop(start("special"))
         await loops.start_loop(start("plain"))
@@ -661,6 +663,26 @@ async def test_an_override_answers_for_some_and_defers_for_others(opened):
             "plain": "in-memory",
         }
         assert list(strategy.nests) == ["plain"]
+
+
+async def test_an_interruption_overtakes_a_message_that_waits_for_the_agent_s_tool(opened):
+    tool_ended = asyncio.Event()
+
+    class Busy(Healthy):
+        @hookimpl
+        async def send_event(self, conversation_id, event):
+            if isinstance(event, Message):
+                await tool_ended.wait()
+            else:
+                tool_ended.set()
+            return Delivery(conversation_id=conversation_id)
+
+    async with opened(Busy()) as loops:
+        await loops.start_loop(start("c1"))
+        message = asyncio.ensure_future(loops.send_event("c1", Message(text="hello"), ALICE))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(loops.send_event("c1", Control(action="interrupt"), ALICE), 5)
+        await asyncio.wait_for(message, 5)
 
 
 async def test_the_first_override_is_asked_first(opened):

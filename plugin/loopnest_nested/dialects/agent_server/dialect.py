@@ -22,8 +22,9 @@ from loopnest_nested.session_keys import Keys
 #: Fixed for ever: conversations that exist are found by the ids derived from it.
 _NAMESPACE: Final = uuid.UUID("6f2d8f4e-1c0b-5b7e-9a51-0d6c3b1f8e27")
 _RUNNING: Final = "running"
-#: Seconds for an event: the server takes it between two steps of the agent, and a step lasts as long as its tool.
-_SEND_LIMIT: Final = 50.0
+#: Seconds for an event: the server takes it between two steps of the agent, and a step lasts as long as its tool. The
+#: message is taken also where the client gave up waiting, so one that was given up must not be sent again.
+_SEND_LIMIT: Final = 840.0
 #: Seconds for the agent to end its step before it is interrupted, and then for the interruption.
 _GRACE: Final = 2.0
 _INTERRUPT_LIMIT: Final = 10.0
