@@ -89,9 +89,13 @@ class Records:
 
     def forget(self, conversation_id: str) -> None:
         """Drop the explanation, as the conversation has a loop again."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             self._path(conversation_id).unlink()
             self._seen = None
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            _log.warning("Can't forget what became of loop %s: %s", conversation_id, error)
 
     def all(self) -> dict[str, Loop]:
         """The explanations that have not expired, by conversation."""
@@ -107,7 +111,7 @@ class Records:
         return {key: loop for key, (_, loop) in self._cache.items()}
 
     def _stamp(self) -> int | None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             return self._directory.stat().st_mtime_ns
         return None
 

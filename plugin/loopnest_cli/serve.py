@@ -42,6 +42,7 @@ def agent_server(
     os.environ.setdefault(_OWN_URL, f"http://{_reachable(host)}:{port}")
     built = application.build(loops=loops)
     _warn_if_open(host)
+    typer.echo(f"Serving the agent server's API on http://{_reachable(host)}:{port}", err=True)
     uvicorn.run(built, host=host, port=port, log_level="info" if options.verbosity else "warning")
 
 

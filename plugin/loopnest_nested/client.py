@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
+# httpx imports the next two in its first request, which stalls the event loop for 0.2 s.
+import anyio._backends._asyncio  # noqa: F401
+import httpcore  # noqa: F401
 import httpx
 from pydantic import JsonValue, SecretStr
 

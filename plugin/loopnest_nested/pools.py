@@ -13,6 +13,7 @@ import httpx
 #: Seconds that an unused connection is kept: less than the 5 after which uvicorn closes it, as a request that meets
 #: the closing is lost.
 KEEPALIVE: Final = 4.0
+_Server = tuple[str, str, "int | None"]
 _LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE)
 
 
@@ -20,14 +21,17 @@ _LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=20,
 class _Pool:
     transport: httpx.AsyncHTTPTransport
     active: int = 0
+    retired: bool = False
     used: float = field(default_factory=time.monotonic)
 
     def is_stale(self, now: float) -> bool:
         return not self.active and now - self.used > KEEPALIVE
 
-    def release(self) -> None:
+    async def release(self) -> None:
         self.active -= 1
         self.used = time.monotonic()
+        if self.retired and not self.active:
+            await self.transport.aclose()
 
 
 class PoolPerServer(httpx.AsyncBaseTransport):
@@ -38,7 +42,7 @@ class PoolPerServer(httpx.AsyncBaseTransport):
     """
 
     def __init__(self) -> None:
-        self._pools: dict[tuple[str, str, int | None], _Pool] = {}
+        self._pools: dict[_Server, _Pool] = {}
         self._ssl = ssl.create_default_context()
         self._swept = time.monotonic()
 
@@ -50,8 +54,10 @@ class PoolPerServer(httpx.AsyncBaseTransport):
             await self._sweep()
             response = await pool.transport.handle_async_request(request)
         except BaseException:
-            pool.release()
+            await pool.release()
             raise
+        if response.status_code >= 500:
+            self._retire(request.url, pool)
         assert isinstance(response.stream, httpx.AsyncByteStream)
         response.stream = _Released(response.stream, pool)
         return response
@@ -62,8 +68,14 @@ class PoolPerServer(httpx.AsyncBaseTransport):
         for pool in pools.values():
             await pool.transport.aclose()
 
+    def _retire(self, url: httpx.URL, pool: _Pool) -> None:
+        """Use none of these connections again: after a failure uvicorn closes its own without saying so."""
+        pool.retired = True
+        if self._pools.get(_server(url)) is pool:
+            del self._pools[_server(url)]
+
     def _pool(self, url: httpx.URL) -> _Pool:
-        server = (url.scheme, url.host, url.port)
+        server = _server(url)
         if server not in self._pools:
             transport = httpx.AsyncHTTPTransport(verify=self._ssl, trust_env=False, limits=_LIMITS)
             self._pools[server] = _Pool(transport)
@@ -80,6 +92,10 @@ class PoolPerServer(httpx.AsyncBaseTransport):
                 await pool.transport.aclose()
 
 
+def _server(url: httpx.URL) -> _Server:
+    return url.scheme, url.host, url.port
+
+
 class _Released(httpx.AsyncByteStream):
     """A response's body that gives its connection back once."""
 
@@ -91,7 +107,7 @@ class _Released(httpx.AsyncByteStream):
             yield part
 
     async def aclose(self) -> None:
+        await self._body.aclose()
         if self._open:
             self._open = False
-            self._pool.release()
-        await self._body.aclose()
+            await self._pool.release()

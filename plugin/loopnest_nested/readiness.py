@@ -15,8 +15,12 @@ _LONGEST: Final = 0.1
 async def until_alive(alive: Callable[[], Awaitable[bool]], died: Awaitable[_T], limit: float) -> _T | None:
     """Ask ``alive`` in a tight back-off (10 to 100 ms) until it says yes; stop at once when ``died`` answers.
 
+    Args:
+        died: says how the server ended, in anything but None; cancelled when it is not needed any more.
+        limit: seconds.
+
     Returns:
-        None once alive; what ``died`` returned where that came first.
+        None once alive; what ``died`` returned, also where both came at the same moment.
 
     Raises:
         asyncio.TimeoutError: neither happened within ``limit`` seconds.
@@ -24,11 +28,11 @@ async def until_alive(alive: Callable[[], Awaitable[bool]], died: Awaitable[_T],
     asking, dying = asyncio.ensure_future(_ask(alive)), asyncio.ensure_future(died)
     try:
         done, _ = await asyncio.wait({asking, dying}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if dying in done:
+            return dying.result()
         if asking in done:
             asking.result()
             return None
-        if dying in done:
-            return dying.result()
         raise asyncio.TimeoutError
     finally:
         for task in (asking, dying):

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import docker
 import httpx
 import pytest
 
+import docker
 from loopnest_cli.scripted_model import serve
 from loopnest_docker import naming
 from loopnest_docker.engine import Engine
@@ -123,7 +123,8 @@ def test_a_start_that_is_interrupted_leaves_no_container(shell: Shell, container
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert containers() == []
-    assert shell.json("list") == {"loops": []}
+    (explained,) = shell.json("list")["loops"]
+    assert (explained["status"], explained["reason"]) == ("failed", "interrupted")
 
 
 def test_the_image_is_listed(shell: Shell, agent_server_image: str):

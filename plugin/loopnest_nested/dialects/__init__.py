@@ -99,8 +99,9 @@ def get_dialect(name: str) -> Dialect:
         ConfigurationError: there is none; the message lists those there are.
     """
     from loopnest_nested.dialects.agent_server import AgentServer  # noqa: PLC0415 - it imports this module
+    from loopnest_nested.dialects.openhands_v0 import OpenHandsV0  # noqa: PLC0415 - it imports this module
 
-    dialects: dict[str, Dialect] = {AgentServer.name: AgentServer()}
+    dialects: dict[str, Dialect] = {AgentServer.name: AgentServer(), OpenHandsV0.name: OpenHandsV0()}
     if name not in dialects:
         raise ConfigurationError(f"Unknown dialect {name!r}. Known: {', '.join(sorted(dialects))}.")
     return dialects[name]

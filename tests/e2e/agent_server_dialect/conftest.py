@@ -155,7 +155,7 @@ class Driver:
 
     async def until_running(self, conversation_id: str) -> None:
         """Ask until the agent runs: a socket that is opened in the middle of a step is silent until its end."""
-        while await self.status(conversation_id) != "running":  # noqa: ASYNC110
+        while await self.status(conversation_id) != "running":
             await asyncio.sleep(0.05)
 
     async def info(self, conversation_id: str) -> dict[str, Any]:

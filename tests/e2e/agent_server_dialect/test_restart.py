@@ -7,10 +7,12 @@ from contextlib import aclosing
 import pytest
 
 from loopnest import Message
+from loopnest_nested.dialects.agent_server import history
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-async def test_a_conversation_goes_on_after_its_server_was_started_again(new_process, drive, how):
+async def test_a_conversation_goes_on_after_its_server_was_started_again(new_process, drive, how, monkeypatch):
+    monkeypatch.setattr(history, "_PATIENCE", 300)  # busy machines take a minute to start the server
     process = await asyncio.to_thread(new_process)
     driver = drive(process)
     request = driver.request(initial_message=Message(text="run: echo before"))

@@ -1,4 +1,4 @@
-"""Take out of the builder's virtual environment what one loop never needs, and put off what it rarely needs."""
+"""Take out of the builder's virtual environment what one loop never needs."""
 
 import compileall
 import py_compile
@@ -6,11 +6,10 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-PACKAGES = Path(sysconfig.get_path("purelib"))
-UNUSED = ("litellm/proxy/_experimental/out", "playwright/driver", "speech_recognition/pocketsphinx-data")
-
-# The server imports its Kubernetes runtime whichever runtime it is told to use, and with it 75 MB of generated classes.
-STAND_IN = '''"""Stands in for the Kubernetes client, which nothing in this image uses, though something imports it."""
+_PACKAGES = Path(sysconfig.get_path("purelib"))
+_UNUSED = ("litellm/proxy/_experimental/out", "playwright/driver", "speech_recognition/pocketsphinx-data")
+_KUBERNETES = ("client/__init__", "client/models", "client/rest", "client/exceptions", "config")
+_STAND_IN = '''"""Stands in for the Kubernetes client, which nothing in this image uses, though something imports it."""
 
 
 def __getattr__(name):
@@ -19,43 +18,19 @@ def __getattr__(name):
     return type(name, (Exception,), {})
 '''
 
-# Only for looking into spreadsheets, yet imported at every start.
-LAZY = '''"""Import pandas when it is used for the first time."""
 
-import importlib.abc
-import importlib.util
-import sys
-
-
-class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "pandas":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec and spec.loader:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
-        return spec
-
-
-sys.meta_path.insert(0, Finder())
-'''
-
-
-def main() -> None:
-    for path in UNUSED:
-        shutil.rmtree(PACKAGES / path, ignore_errors=True)
-    if not (PACKAGES / "kubernetes").exists():
-        for module in ("client/__init__", "client/models", "client/rest", "client/exceptions", "config"):
-            file = PACKAGES / "kubernetes" / f"{module}.py"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(STAND_IN)
-        (PACKAGES / "kubernetes" / "__init__.py").touch()
-    (PACKAGES / "loopnest_lazy.py").write_text(LAZY)
-    (PACKAGES / "loopnest_lazy.pth").write_text("import loopnest_lazy\n")
+def stand_in_for_kubernetes(package: Path) -> None:
+    """Let the server import its Kubernetes runtime, whichever it is told to use, without 75 MB of generated classes."""
+    for module in _KUBERNETES:
+        file = package / f"{module}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(_STAND_IN)
+    (package / "__init__.py").touch()
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH  # as for all others
-    compileall.compile_dir(PACKAGES / "kubernetes", quiet=1, invalidation_mode=mode)
-    compileall.compile_file(PACKAGES / "loopnest_lazy.py", quiet=1, invalidation_mode=mode)
+    compileall.compile_dir(package, quiet=1, invalidation_mode=mode)
 
 
-main()
+for unused in _UNUSED:
+    shutil.rmtree(_PACKAGES / unused, ignore_errors=True)
+if not (_PACKAGES / "kubernetes").exists():
+    stand_in_for_kubernetes(_PACKAGES / "kubernetes")

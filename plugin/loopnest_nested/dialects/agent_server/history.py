@@ -62,6 +62,8 @@ async def follow(server: NestedServer, nested_id: str) -> AsyncIterator[_Event]:
                     yield event
         except (OSError, InvalidHandshake, ConnectionClosed, asyncio.TimeoutError, NestedError) as error:
             failure = error
+        except (ValueError, KeyError, TypeError) as error:
+            raise NestedError("The nested server sent an event that can't be read.") from error
         await reader.recover(failure)
 
 
@@ -100,20 +102,18 @@ class _Reader:
         """
         if isinstance(failure, InvalidStatus) and self._numbered and failure.response.status_code in {403, 404}:
             self._numbered = False
-        elif isinstance(failure, ConnectionClosed) and failure.rcvd and failure.rcvd.reason == "frame_too_large":
-            self._behind = True
-        else:
-            self._raise_if_hopeless(failure)
-            await asyncio.sleep(self._pause)
-            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+            return
+        self._raise_if_hopeless(failure)
+        self._behind = isinstance(failure, ConnectionClosed) and _close_of(failure) == (1013, "frame_too_large")
+        await asyncio.sleep(self._pause)
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def _raise_if_hopeless(self, failure: Exception | None) -> None:
         if isinstance(failure, NestedError) and failure.http_status:
             raise failure
-        if isinstance(failure, ConnectionClosed) and failure.rcvd and failure.rcvd.code in _HTTP_STATUS:
+        if status := _status_of(failure):
             raise NestedError(
-                f"The nested server gives no events: {failure.rcvd.reason}.",
-                http_status=_HTTP_STATUS[failure.rcvd.code],
+                f"The nested server gives no events of this conversation ({status}).", http_status=status
             ) from failure
         self._lost = self._lost or time.monotonic()
         if not self._connected or time.monotonic() - self._lost > _PATIENCE:
@@ -171,6 +171,19 @@ class _Reader:
         async with connect(url, proxy=None, compression=None, max_size=_LARGEST_FRAME) as socket:
             await socket.send(json.dumps({"type": "auth", "session_api_key": key}))
             yield socket
+
+
+def _close_of(failure: ConnectionClosed) -> tuple[int, str]:
+    return (failure.rcvd.code, failure.rcvd.reason) if failure.rcvd else (0, "")
+
+
+def _status_of(failure: Exception | None) -> int | None:
+    """The HTTP status of a refusal, where it is one."""
+    if isinstance(failure, ConnectionClosed):
+        return _HTTP_STATUS.get(_close_of(failure)[0])
+    if isinstance(failure, InvalidStatus) and failure.response.status_code < 500:
+        return failure.response.status_code
+    return None
 
 
 async def _page(server: NestedServer, nested_id: str, page_id: str | None) -> dict[str, Any]:

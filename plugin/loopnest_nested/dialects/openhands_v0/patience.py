@@ -1,0 +1,42 @@
+"""Ask within the legacy server's rate limit.
+
+It counts the requests of each client address, which for a nested server is the host as a whole: more than 10 within a
+second are answered a second late, more than 20 are refused with 429. Clients that ask one thing at a time are only ever
+slowed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import stamina
+from pydantic import JsonValue
+
+from loopnest import NestedError, Reason
+from loopnest_nested.client import NestedServer
+
+#: Seconds in which a refused request is repeated; the limit itself looks back one second.
+_PATIENCE: Final = 20
+
+
+async def ask(server: NestedServer, method: str, path: str, *, repeatable: bool = True, **options: Any) -> JsonValue:
+    """Send a request, again where the rate limit refused it, and return the answer.
+
+    Args:
+        repeatable: whether it may also be sent again where the connection failed, so that it may arrive twice.
+
+    Raises:
+        NestedError: as `NestedServer.request`.
+    """
+
+    def passes(error: Exception) -> bool:
+        if not isinstance(error, NestedError):
+            return False
+        return error.http_status == 429 or (repeatable and error.reason == Reason.NESTED_UNREACHABLE)
+
+    async for attempt in stamina.retry_context(
+        on=passes, attempts=None, timeout=_PATIENCE, wait_initial=0.25, wait_max=1, wait_jitter=0.25
+    ):
+        with attempt:
+            return await server.request(method, path, **options)
+    raise AssertionError  # the last attempt raises

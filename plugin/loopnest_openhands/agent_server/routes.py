@@ -1,0 +1,190 @@
+"""The requests that concern conversations, each answered by, or with the help of, the loop's nested server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from loopnest import InvalidRequest, Loop, LoopNotFound, NestedError, Reason
+from loopnest_openhands.agent_server import launch, listing
+from loopnest_openhands.agent_server.conversations import Conversations
+from loopnest_openhands.agent_server.http_proxy import Relay, forward
+from loopnest_openhands.agent_server.local import LocalConversations, replayed
+from loopnest_openhands.agent_server.upstream import Stock
+
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+#: How often, and after how many seconds, a request is sent again that met a nested server which was just stopping.
+_ATTEMPTS: Final = 3
+_PAUSE: Final = 0.2
+_CREDENTIALS: Final = (
+    "The key of a loop's nested server stays with the host. Use this server's own key and the routes below "
+    "/api/conversations/{conversation_id}."
+)
+
+
+class Routes:
+    """Answers requests; `LoopNotFound` means that a conversation is no loop's."""
+
+    def __init__(self, stock: Stock, conversations: Conversations, local: LocalConversations | None) -> None:
+        self._stock, self._conversations, self._local = stock, conversations, local
+
+    # --- the collection ---------------------------------------------------------------------------------------------
+
+    async def create(self, request: Request) -> ASGIApp:
+        """Start a conversation in a loop, or here where the client asks for it and the configuration allows it."""
+        raw = await request.body()
+        body = _object(raw)
+        if body.pop("conversation_runtime", None) == "local":
+            if self._local is None:
+                raise InvalidRequest(
+                    "This server runs no local conversations. OH_CONVERSATION_RUNTIME_SELECTABLE=true allows them."
+                )
+            return replayed(self._local.app, raw)
+        if body.pop("container", None):
+            raise InvalidRequest("'container' is the operator's to choose, in the configuration of the strategy.")
+        conversation_id = _uuid(body.get("conversation_id") or str(uuid.uuid4()))
+        body = await launch.resolve(launch.observed(body, request.headers), self._stock.config)
+        answer = await self._conversations.create(conversation_id, body, dict(request.query_params))
+        return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
+
+    async def search(self, request: Request) -> ASGIApp:
+        """List conversations, page by page."""
+        query = request.query_params
+        limit, order = query.get("limit", "100"), query.get("sort_order", "CREATED_AT_DESC")
+        if not limit.isdigit() or not 0 < int(limit) <= 100:
+            raise InvalidRequest("'limit' must be 1 to 100.")
+        if order.removesuffix("_DESC") not in ("CREATED_AT", "UPDATED_AT"):
+            raise InvalidRequest("'sort_order' must be CREATED_AT, UPDATED_AT, CREATED_AT_DESC or UPDATED_AT_DESC.")
+        infos = await self._infos(request)
+        return JSONResponse(listing.page_of(infos, page_id=query.get("page_id"), limit=int(limit), order=order))
+
+    async def count(self, request: Request) -> ASGIApp:
+        """Count conversations."""
+        return JSONResponse(len(await self._infos(request)))
+
+    async def batch(self, request: Request) -> ASGIApp:
+        """Get conversations by their ids; null for those there are not."""
+        wanted = [str(_uuid(value)) for value in request.query_params.getlist("ids")]
+        if not wanted or len(wanted) > 99:
+            raise InvalidRequest("'ids' must be 1 to 99 conversation ids.")
+        known = {str(UUID(info["id"])): info for info in await self._infos(request, filtered=False)}
+        return JSONResponse([known.get(conversation_id) for conversation_id in wanted])
+
+    # --- one conversation -------------------------------------------------------------------------------------------
+
+    async def get(self, request: Request, conversation_id: UUID) -> ASGIApp:
+        """Tell of a conversation; of one whose loop is stopped what was last seen, without starting it."""
+        loop = await self._loop(conversation_id)
+        entry = self._conversations.catalog.get(conversation_id)
+        if entry and loop.url is None:
+            return JSONResponse(listing.told(entry.info, loop))
+        return await self.proxy(request, conversation_id)
+
+    async def delete(self, request: Request, conversation_id: UUID) -> ASGIApp:  # noqa: ARG002 - as all of them
+        """Remove a conversation with its loop."""
+        await self._conversations.remove(conversation_id)
+        return JSONResponse({"success": True})
+
+    async def runtime(self, request: Request, conversation_id: UUID) -> ASGIApp:
+        """Tell of the loop, or stop it."""
+        loop = await self._loop(conversation_id)
+        if request.method == "DELETE":
+            await self._conversations.release(conversation_id)
+            return Response(status_code=204)
+        return JSONResponse(listing.runtime_info(loop))
+
+    async def reprovision(self, request: Request, conversation_id: UUID) -> ASGIApp:
+        """Start a stopped loop again."""
+        async with self._conversations.open(conversation_id):
+            return await self.runtime(request, conversation_id)
+
+    async def credentials(self, request: Request, conversation_id: UUID) -> ASGIApp:  # noqa: ARG002
+        """Refuse: nested keys never leave the host."""
+        return JSONResponse({"detail": _CREDENTIALS}, 501)
+
+    async def secrets(self, request: Request, conversation_id: UUID) -> ASGIApp:
+        """Hand over secrets, those that only this host can look up included."""
+        await self._loop(conversation_id)
+        body = await launch.resolve_secrets(_object(await request.body()))
+        return await self.proxy(request, conversation_id, body=body)
+
+    async def switch_profile(self, request: Request, conversation_id: UUID) -> ASGIApp:
+        """Switch to a language model that this host has stored; the nested server has no profiles."""
+        await self._loop(conversation_id)
+        name = str(_object(await request.body()).get("profile_name", ""))
+        llm = await launch.llm_of_profile(name, self._stock.config)
+        path = f"/api/conversations/{conversation_id}/switch_llm"
+        return await self.proxy(request, conversation_id, path=path, body={"llm": llm})
+
+    async def breed(self, request: Request, conversation_id: UUID) -> ASGIApp:
+        """Make a further conversation in the same loop, and remember where it lives."""
+        relay = await self.proxy(request, conversation_id)
+        if relay.answer.is_success:
+            await self._conversations.look(await self._loop(conversation_id))
+        return relay
+
+    async def proxy(
+        self, request: Request, conversation_id: UUID, *, path: str | None = None, body: dict[str, Any] | None = None
+    ) -> Relay:
+        """Pass the request on."""
+        content = None if body is None else json.dumps(body).encode()
+        for attempt in range(_ATTEMPTS):
+            held = contextlib.AsyncExitStack()
+            try:
+                server = await held.enter_async_context(self._conversations.open(conversation_id))
+                return await forward(request, server, held, path=path, body=content)
+            except BaseException as error:
+                await held.aclose()
+                if attempt == _ATTEMPTS - 1 or not _may_repeat(error, request):
+                    raise
+            await asyncio.sleep(_PAUSE)
+        raise AssertionError
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    async def _loop(self, conversation_id: UUID) -> Loop:
+        """The loop of a conversation, before anything is read of a request that may not be a loop's."""
+        loop = await self._conversations.find(conversation_id)
+        if loop is None:
+            raise LoopNotFound(str(conversation_id))
+        return loop
+
+    async def _infos(self, request: Request, *, filtered: bool = True) -> Sequence[listing.Info]:
+        infos = await listing.every_info(self._conversations)
+        if self._local:
+            infos += await self._local.infos()
+        status = request.query_params.get("status") if filtered else None
+        return [info for info in infos if status in (None, info["execution_status"])]
+
+
+def _may_repeat(error: BaseException, request: Request) -> bool:
+    """Nothing of the request was taken, or it may be taken twice."""
+    if not isinstance(error, NestedError) or error.reason == Reason.NESTED_TIMEOUT:
+        return False
+    return error.reason == Reason.NESTED_UNREACHABLE or request.method in _IDEMPOTENT
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        raise InvalidRequest("The body is no JSON.") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    return body
+
+
+def _uuid(value: object) -> UUID:
+    try:
+        return UUID(str(value))
+    except ValueError:
+        raise InvalidRequest(f"A conversation id must be a UUID, not {value!r:.80}.") from None

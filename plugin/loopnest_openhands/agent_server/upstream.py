@@ -1,0 +1,107 @@
+"""The installed openhands-agent-server: all that is imported from it, and what differs between its versions."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from loopnest import ConfigurationError
+
+_log = logging.getLogger(__name__)
+_DISTRIBUTION: Final = "openhands-agent-server"
+#: The oldest and the newest version that this host was tested with.
+TESTED: Final = ("1.49.0", "1.58.0")
+_SELECTABLE: Final = "OH_CONVERSATION_RUNTIME_SELECTABLE"
+_DEFAULT_IDLE_TTL: Final = 20 * 60.0
+
+
+@dataclass(frozen=True)
+class Stock:
+    """The stock application, and what its configuration says about loops.
+
+    Attributes:
+        app: runs what is not a loop's: settings, profiles, skills, and local conversations.
+        local: conversations may also run in this process, where the client asks for it.
+        idle_after: stop unused loops after so many seconds; None never.
+        webhooks: environment variables that make nested servers post to the host's webhooks.
+    """
+
+    app: Any
+    local: bool
+    idle_after: float | None
+    webhooks: Mapping[str, str]
+
+    @property
+    def session_keys(self) -> list[str]:
+        """The keys that clients of the outer server show; none means that everybody may do everything."""
+        return list(self.app.state.config.session_api_keys)
+
+    @property
+    def config(self) -> Any:
+        """The operator's configuration."""
+        return self.app.state.config
+
+
+def load(config: Any = None) -> Stock:
+    """Build the stock application.
+
+    Args:
+        config: an ``openhands.agent_server.config.Config`` instead of the one that files and environment give.
+
+    Raises:
+        ConfigurationError: it is not installed, or configured in a way that can't be served.
+    """
+    _check_version()
+    config = config or _module("config").get_default_config()
+    if config.deferred_init:
+        raise ConfigurationError("OH_DEFERRED_INIT is for nested servers. Unset it for the server that users talk to.")
+    local = _selectable(config)
+    app = _module("api").create_app(_with(config, conversation_runtime="local", conversation_runtime_selectable=False))
+    # Clients read here that conversations have runtimes of their own, and whether they may choose.
+    app.state.config = _with(config, conversation_runtime="docker", conversation_runtime_selectable=local)
+    idle_after = getattr(config, "conversation_idle_ttl_seconds", _DEFAULT_IDLE_TTL)
+    return Stock(app, local, idle_after, _webhooks(config))
+
+
+def _check_version() -> None:
+    try:
+        installed = version(_DISTRIBUTION)
+    except PackageNotFoundError:
+        raise ConfigurationError(
+            f"{_DISTRIBUTION} is not installed. Install it: pip install {_DISTRIBUTION} openhands-tools (Python 3.12)."
+        ) from None
+    if not _minor(TESTED[0]) <= _minor(installed) <= _minor(TESTED[1]):
+        _log.warning(
+            "%s %s is outside the range that loopnest was tested with (%s to %s).", _DISTRIBUTION, installed, *TESTED
+        )
+
+
+def _minor(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _selectable(config: Any) -> bool:
+    """The field is new in 1.57; older versions ignore the variable, so it is read here."""
+    default = os.environ.get(_SELECTABLE, "").lower() in ("1", "true", "yes")
+    return bool(getattr(config, "conversation_runtime_selectable", default))
+
+
+def _webhooks(config: Any) -> dict[str, str]:
+    specs = [spec.model_dump(mode="json", exclude_unset=True) for spec in config.webhooks]
+    return {"OH_WEBHOOKS": json.dumps(specs)} if specs else {}
+
+
+def _with(config: Any, **changes: object) -> Any:
+    known = type(config).model_fields
+    return config.model_copy(update={key: value for key, value in changes.items() if key in known})
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"openhands.agent_server.{name}")

@@ -1,0 +1,70 @@
+"""What lives as long as the app server's process, while its services live for one request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from loopnest import EVERYONE, LoopChange, LoopManager, LoopnestError
+from loopnest.secret import host_secret
+from loopnest_openhands.app_server.owners import Owners
+from loopnest_openhands.app_server.session_keys import SessionKeys
+from loopnest_openhands.app_server.versions import Versions
+
+_log = logging.getLogger(__name__)
+
+
+class Loops:
+    """The one `LoopManager`, open from the first request until the event loop ends.
+
+    It is held open by a task of its own, as the app server has no hook for the end of a sandbox service: servers cancel
+    the tasks that are left, and so it is closed.
+    """
+
+    def __init__(self, manager: LoopManager) -> None:
+        self.manager = manager
+        self.owners = Owners(host_secret(manager.settings))
+        self.keys = SessionKeys(manager)
+        self._opening: asyncio.Future[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ready(self) -> None:
+        """Open the manager where nobody did yet."""
+        if self._opening is None:
+            self._opening = asyncio.get_running_loop().create_future()
+            self._spawn(self._hold(self._opening))
+        await asyncio.shield(self._opening)
+
+    async def _hold(self, opening: asyncio.Future[None]) -> None:
+        versions = Versions()
+        try:
+            async with self.manager, self.manager.watch() as changes:
+                opening.set_result(None)
+                self._spawn(self._examine())
+                async for change in changes:
+                    await self._notice(change, versions)
+        except Exception as error:  # noqa: BLE001 - it is told to those who wait
+            opening.set_exception(error)
+        finally:
+            await versions.aclose()
+
+    async def _examine(self) -> None:
+        """Log what ``loopnest doctor`` would complain about."""
+        for finding in await self.manager.diagnose():
+            if finding.level != "ok":
+                _log.warning("%s: %s %s", finding.check, finding.message, finding.advice or "")
+
+    async def _notice(self, change: LoopChange, versions: Versions) -> None:
+        if change.phase == "failed":
+            tail = "".join(f"\n    {line}" for line in change.log_tail)
+            _log.error("Sandbox %s failed (%s): %s%s", change.conversation_id, change.reason, change.message, tail)
+        elif change.phase == "ready":
+            try:
+                await versions.look(await self.manager.get_loop(change.conversation_id, EVERYONE))
+            except LoopnestError as error:
+                _log.debug("Sandbox %s is gone already: %s", change.conversation_id, error)
+
+    def _spawn(self, work: object) -> None:
+        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,1 @@
+"""The benchmark: loopnest and its peers, in one run, on one engine."""

@@ -1,0 +1,80 @@
+"""The event loop while the engine answers after two seconds."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from bench.measure import OURS
+from bench.program import Answer
+from bench.stage import Stage
+
+WORK = "50 operations, engine 2 s late"
+LATENCY = 2.0
+_FLEET = 24
+
+
+def run(stage: Stage) -> None:
+    """Lists, starts, closes and events, all in flight at once; then what few operations do to the peers."""
+    stage.fleet.name_for("loopnest")
+    stage.fleet.grow(_FLEET)
+    manager = stage.fleet_manager(engine=stage.proxy.url)
+    manager.calls("list", [{"probe": True}] * 3)
+    idle = manager.call("nothing", seconds=2)
+    _note(stage, "nothing at all, for comparison", OURS, idle)
+    stage.proxy.delay = LATENCY
+    _note(stage, WORK, OURS, manager.calls("list", _mixed(stage.fleet.keys), together=True))
+    _note(stage, "is running, no cache, engine 2 s late", OURS, _relisted(stage))
+    stage.proxy.delay = 0
+    _sweep(stage)
+    if stage.has("upstream"):
+        stage.fleet.name_for("upstream")
+        _upstream(stage)
+        stage.fleet.name_for("loopnest")
+    stage.proxy.delay = 0
+
+
+def _mixed(keys: list[str]) -> list[dict[str, Any]]:
+    """15 lists, 15 events, 10 cold starts, 10 closes: 50 operations in turn."""
+    closing, sending = keys[:10], keys[10:]
+    calls: list[dict[str, Any]] = []
+    for index in range(10):
+        calls += [{"op": "start", "key": str(uuid.uuid4())}, {"op": "close", "key": closing[index]}]
+        calls += [{"op": "list"}, {"op": "send", "key": sending[index % len(sending)]}]
+        if index % 2:
+            calls += [{"op": "list"}, {"op": "send", "key": sending[(index + 1) % len(sending)]}]
+    return calls
+
+
+def _relisted(stage: Stage) -> Answer:
+    """A manager that was just opened has no cache: all of these wait for the engine, and then ask a nested server."""
+    manager = stage.fleet_manager(engine=stage.proxy.url)
+    return manager.calls("get", [{"key": key} for key in stage.fleet.keys[10:20] * 5], together=True)
+
+
+def _upstream(stage: Stage) -> None:
+    program = stage.program("upstream")
+    program.call("open", store=str(stage.directory / "upstream"), engine=stage.proxy.url)
+    stage.proxy.delay = LATENCY
+    key = stage.fleet.keys[-1]
+    calls = [{"op": "get", "key": key}, {"op": "send", "key": key}]
+    answer = program.calls("get", calls, together=True)
+    _note(stage, WORK, "upstream", answer, "2 operations only: is-running and an event")
+
+
+def _note(stage: Stage, work: str, program: str, answer: Answer, note: str = "") -> None:
+    size = 50 if work == WORK else len(answer.seconds)
+    row = stage.results.row("stall", work, size, program)
+    row.samples = [seconds * 1e3 for seconds in answer.seconds]
+    row.stall, row.own_stall = answer.stall * 1e3, answer.own_stall * 1e3
+    row.note = note or f"{len(answer.errors)} errors" * bool(answer.errors)
+    for error in sorted(set(answer.errors))[:3]:
+        stage.remark(f"stall, {program}: {error[:200]}")
+
+
+def _sweep(stage: Stage) -> None:
+    """The loops that were closed sleep no more; those that were started go."""
+    manager = stage.fleet_manager()
+    started = [key for key in manager.call("keys").results[0] if key not in stage.fleet.keys]
+    manager.calls("close", [{"key": key, "remove": True} for key in [*started, *stage.fleet.keys[:10]]], together=True)
+    stage.fleet.forget(stage.fleet.keys[:10])

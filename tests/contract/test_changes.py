@@ -1,0 +1,133 @@
+"""Everybody hears of every change, in order, whatever the others do with it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from loopnest import LoopChange, LoopStatus
+from loopnest.changes import Changes
+
+
+def change(phase="booting", conversation_id="c1", status=LoopStatus.STARTING):
+    return LoopChange(conversation_id=conversation_id, phase=phase, status=status)
+
+
+class Ear:
+    def __init__(self, pause=0.0, fails=False):
+        self.heard, self.pause, self.fails = [], pause, fails
+
+    async def __call__(self, change):
+        await asyncio.sleep(self.pause)
+        self.heard.append(change)
+        if self.fails:
+            raise LookupError("deaf")
+
+
+async def never(change):
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+def changes():
+    return Changes(limit=0.1)
+
+
+async def tell(changes, *told, **ears):
+    changes.open(ears)
+    for one in told:
+        changes.emit(one)
+    await changes.aclose()
+
+
+async def test_each_listener_hears_all_in_order(changes):
+    one, slow = Ear(), Ear(pause=0.001)
+    await tell(changes, *(change(str(number)) for number in range(20)), one=one, slow=slow)
+    for ear in (one, slow):
+        assert [change.phase for change in ear.heard] == [str(number) for number in range(20)]
+
+
+async def test_changes_are_numbered_for_each_conversation(changes):
+    ear = Ear()
+    await tell(changes, *(change(conversation_id=name) for name in "ababa"), ear=ear)
+    assert [(change.conversation_id, change.sequence) for change in ear.heard] == [
+        ("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3),
+    ]  # fmt: skip
+
+
+async def test_numbers_begin_anew_after_a_removal(changes):
+    ear = Ear()
+    await tell(changes, change(), change("removed", status=None), change(), ear=ear)
+    assert [change.sequence for change in ear.heard] == [1, 2, 1]
+
+
+async def test_a_listener_that_fails_hears_the_next_and_costs_the_others_nothing(changes, caplog):
+    broken, fine = Ear(fails=True), Ear()
+    await tell(changes, change("first"), change("second"), broken=broken, fine=fine)
+    assert len(broken.heard) == len(fine.heard) == 2
+    assert "loop_changed of 'broken' failed for c1 (first)" in caplog.text
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_listener_that_hangs_costs_the_others_nothing(changes, caplog):
+    fine = Ear()
+    changes.open({"hangs": never, "fine": fine})
+    for _ in range(3):
+        changes.emit(change())
+    await asyncio.sleep(0.02)
+    assert len(fine.heard) == 3
+    await asyncio.wait_for(changes.aclose(), 2)
+    assert "loopnest-changes-hangs: not all changes were told in time" in caplog.text
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_listener_that_hangs_on_one_change_hears_the_next(changes):
+    ear, first = Ear(), itertools.count()
+
+    async def hangs_once(change):
+        await (never(change) if next(first) == 0 else ear(change))
+
+    changes.open({"ear": hangs_once})
+    changes.emit(change("first"))
+    changes.emit(change("second"))
+    await asyncio.sleep(0.2)
+    assert [change.phase for change in ear.heard] == ["second"]
+    await changes.aclose()
+
+
+async def test_emitting_never_waits(changes):
+    changes.open({"hangs": never})
+    for _ in range(1000):
+        changes.emit(change())
+    changes._tasks.pop().cancel()
+
+
+async def test_watchers_see_what_comes_while_they_watch(changes):
+    changes.open({})
+    changes.emit(change("before"))
+    async with changes.watch() as watched:
+        changes.emit(change("during"))
+        assert (await anext(watched)).phase == "during"
+    changes.emit(change("after"))
+    assert changes._queues == set()
+
+
+async def test_watching_ends_with_the_manager(changes):
+    changes.open({})
+    async with changes.watch() as watched:
+        changes.emit(change("last"))
+        await changes.aclose()
+        assert [change.phase async for change in watched] == ["last"]
+
+
+async def test_several_watchers_see_the_same(changes):
+    async with changes.watch() as one, changes.watch() as two:
+        changes.emit(change())
+        assert await anext(one) == await anext(two)
+
+
+async def test_closing_twice_is_no_error(changes):
+    await tell(changes, ear=Ear())
+    await changes.aclose()

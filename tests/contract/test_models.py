@@ -1,0 +1,136 @@
+"""Models validate at the edge, and tell no secrets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import SecretStr, TypeAdapter, ValidationError
+
+from loopnest import (
+    EVERYONE,
+    NOBODY,
+    Event,
+    Llm,
+    Loop,
+    LoopChange,
+    LoopQuery,
+    LoopStatus,
+    Message,
+    ProviderToken,
+    RawEvent,
+    Secret,
+    StartLoop,
+    owner_of,
+)
+from loopnest.models import owns
+
+SECRET = "sk-very-secret"
+
+
+def test_requests_can_t_be_changed_and_have_no_unknown_fields():
+    request = StartLoop(conversation_id="c1")
+    with pytest.raises(ValidationError):
+        request.user_id = "mallory"
+    with pytest.raises(ValidationError):
+        StartLoop(conversation_id="c1", usr_id="alice")
+
+
+@pytest.mark.parametrize("good", ["a", "7", "a-b_c", "x" * 64, "01890a5d-ac96-774b-bcce-b302099a8057"])
+def test_well_formed_ids_are_taken(good):
+    assert StartLoop(conversation_id=good).conversation_id == good
+
+
+@pytest.mark.parametrize("user_id", ["", "x" * 256, 7, EVERYONE])
+def test_a_user_id_is_a_string_of_reasonable_length(user_id):
+    with pytest.raises(ValidationError):
+        StartLoop(conversation_id="c1", user_id=user_id)
+
+
+def test_a_user_who_is_called_everyone_is_not_everyone():
+    for query in (LoopQuery(user_id="everyone"), LoopQuery.model_validate_json('{"user_id": "everyone"}')):
+        assert query.user_id == "everyone"
+        assert not owns(query.user_id, owner_of("alice"))
+    assert owns(LoopQuery(user_id=EVERYONE).user_id, owner_of("alice"))
+
+
+def test_owners_are_digests_that_never_change():
+    assert owner_of("alice@example.com") == "db8567ef8f616dd9"
+    assert owner_of(None) == NOBODY
+    assert owner_of(NOBODY) != NOBODY
+
+
+@pytest.mark.parametrize(
+    ("user_id", "owner", "expected"),
+    [
+        ("alice", owner_of("alice"), True),
+        ("bob", owner_of("alice"), False),
+        (None, owner_of("alice"), False),
+        (None, NOBODY, True),
+        ("alice", NOBODY, False),
+        (owner_of("alice"), owner_of("alice"), False),
+        (EVERYONE, owner_of("alice"), True),
+        (EVERYONE, NOBODY, True),
+    ],
+)
+def test_who_owns_what(user_id, owner, expected):
+    assert owns(user_id, owner) is expected
+
+
+def test_no_secret_of_a_request_is_in_any_text_of_it():
+    request = StartLoop(
+        conversation_id="c1",
+        llm=Llm(model="openai/gpt", api_key=SecretStr(SECRET)),
+        secrets={"A": Secret(value=SecretStr(SECRET))},
+        provider_tokens={"github": ProviderToken(token=SecretStr(SECRET))},
+        environment={"B": SecretStr(SECRET)},
+        settings={"llm": {"api_key": SECRET}},
+        replay=[{"text": SECRET}],
+    )
+    assert SECRET not in f"{request!r} {request}"
+    assert SECRET not in repr(RawEvent(payload={"token": SECRET}))
+
+
+def test_validation_errors_do_not_repeat_what_was_given():
+    with pytest.raises(ValidationError) as caught:
+        StartLoop(conversation_id="c1", llm={"model": "", "api_key": [SECRET]})
+    assert SECRET not in str(caught.value)
+
+
+def test_a_loop_s_key_is_in_no_text_of_it():
+    loop = Loop(conversation_id="c1", status=LoopStatus.RUNNING, session_key=SecretStr(SECRET))
+    assert SECRET not in f"{loop!r} {loop} {loop.model_dump_json()}"
+
+
+def test_events_are_told_apart_by_their_kind():
+    adapter = TypeAdapter(Event)
+    assert adapter.validate_python({"kind": "message", "text": "hi"}) == Message(text="hi")
+    assert adapter.validate_python({"kind": "control", "action": "pause"}).action == "pause"
+    assert adapter.validate_python({"kind": "raw", "payload": {"x": 1}}).payload == {"x": 1}
+    with pytest.raises(ValidationError):
+        adapter.validate_python({"kind": "control", "action": "explode"})
+
+
+def test_statuses_read_alike_everywhere():
+    assert f"{LoopStatus.RUNNING}" == str(LoopStatus.RUNNING) == "running"
+    assert json.dumps(LoopStatus.RUNNING) == '"running"'
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (LoopQuery(user_id="alice"), True),
+        (LoopQuery(), False),
+        (LoopQuery(user_id="alice", conversation_ids=frozenset({"c1"})), True),
+        (LoopQuery(user_id="alice", conversation_ids=frozenset({"c2"})), False),
+        (LoopQuery(user_id="alice", conversation_ids=frozenset()), False),
+        (LoopQuery(user_id="alice", statuses=frozenset({LoopStatus.RUNNING})), True),
+        (LoopQuery(user_id="alice", statuses=frozenset({LoopStatus.FAILED})), False),
+    ],
+)
+def test_a_query_matches_what_it_asks_for(query, expected):
+    assert query.matches(Loop(conversation_id="c1", owner=owner_of("alice"), status=LoopStatus.RUNNING)) is expected
+
+
+def test_times_are_in_utc():
+    assert LoopChange(conversation_id="c1", phase="booting", status=None).at.utcoffset().total_seconds() == 0

@@ -1,0 +1,138 @@
+"""A whole conversation through the real app server, in a real nested agent server, with a scripted model."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import docker
+from loopnest_cli.scripted_model import serve
+
+from .app_server_process import INTERPRETERS, ROOT, AppServer, app_server, environment, free_port
+from .conftest import missing
+
+#: The image of each version of the app server: its own agent server's version, with a browser.
+IMAGES = {"1.11.0": "loopnest/app-sandbox:1.34.0", "1.9.3": "loopnest/app-sandbox:1.33.0"}
+PATIENCE = 240.0
+
+
+@pytest.fixture(params=list(IMAGES))
+def version(request: pytest.FixtureRequest, engine: docker.APIClient) -> str:
+    version = str(request.param)
+    if INTERPRETERS[version] not in os.environ:
+        missing(f"{INTERPRETERS[version]} names no interpreter with openhands-ai {version}", "'.ci/servers' makes one")
+    if not engine.images(IMAGES[version]):
+        missing(f"The engine has no image {IMAGES[version]}", "'.ci/images' builds it")
+    return version
+
+
+@pytest.fixture
+def gateway(engine: docker.APIClient) -> str:
+    """What ``host-gateway`` stands for: where sandboxes reach this host."""
+    config = engine.inspect_network("bridge")["IPAM"]["Config"][0]
+    return str(config.get("Gateway") or ipaddress.ip_network(config["Subnet"])[1])  # engines may leave it out
+
+
+@pytest.fixture
+def server(version: str, gateway: str, namespace: str, tmp_path: Path) -> Iterator[AppServer]:
+    """The app server, its settings pointing at a scripted model."""
+    port = free_port(gateway)
+    with ExitStack() as stack:
+        model = stack.enter_context(serve(gateway))
+        model_port = int(model.url.split(":")[2].split("/")[0])
+        (tmp_path / "loopnest.toml").write_text(f"""
+            [loopnest]
+            namespace = "{namespace}"
+            state_dir = "{tmp_path}/state"
+            [loopnest.docker]
+            image = "{IMAGES[version]}"
+            pull_policy = "never"
+            start_timeout = {PATIENCE}
+            host_access = [{port}, {model_port}]
+            extra_hosts = {{"host.docker.internal" = "host-gateway"}}
+            extra_ports = [8011, 8012]
+            environment = {{"OH_WEBHOOKS_0_FLUSH_DELAY" = "1"}}
+        """)
+        variables = environment(
+            tmp_path,
+            PYTHONPATH=f"{ROOT}/hookspecs:{ROOT}/plugin",
+            OH_SANDBOX_CONFIG=str(tmp_path / "loopnest.toml"),
+            OH_SANDBOX_HOST_PORT=str(port),
+        )
+        log = tmp_path / "server.log"
+        running = stack.enter_context(app_server(os.environ[INTERPRETERS[version]], gateway, port, variables, log))
+        llm = {"model": "openai/gpt-4o", "base_url": model.url, "api_key": "sk-scripted"}
+        running.http.post("/settings", json={"agent_settings_diff": {"llm": llm}}).raise_for_status()
+        yield running
+
+
+def until(question: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (answer := question()):
+        assert time.monotonic() < deadline, question
+        time.sleep(0.2)
+    return answer
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "text", "text": text}], "run": True}
+
+
+def ask(server: AppServer, path: str, **params: Any) -> Any:
+    return server.http.get(path, params=params).raise_for_status().json()
+
+
+def started(server: AppServer, text: str) -> dict[str, Any]:
+    task = server.http.post("/app-conversations", json={"initial_message": said(text)}).raise_for_status().json()
+
+    def ended() -> dict[str, Any] | None:
+        (now,) = ask(server, "/app-conversations/start-tasks", ids=task["id"])
+        return dict(now) if now["status"] in {"READY", "ERROR"} else None
+
+    done = until(ended)
+    assert done["status"] == "READY", done["detail"]
+    return dict(done)
+
+
+def sent(server: AppServer, conversation_id: str, text: str) -> bool:
+    """Whether the app server could deliver a message; it gives up after 30 seconds, however busy the machine is."""
+    answer = server.http.post(f"/app-conversations/{conversation_id}/send-message", json=said(text))
+    assert answer.is_success or "Failed to reach agent server" in answer.text, answer.text
+    return answer.is_success
+
+
+def observed(server: AppServer, conversation_id: str, text: str) -> bool:
+    """Whether the app server has an event in which the agent's terminal says ``text``."""
+    events = ask(server, f"/conversation/{conversation_id}/events/search", limit=100)["items"]
+    results = [event for event in events if event["kind"] == "ObservationEvent"]
+    return any(text in json.dumps(event["observation"]) for event in results)
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(900)
+def test_a_conversation_runs_pauses_resumes_and_is_deleted(
+    server: AppServer, containers: Callable[[], list[Any]]
+) -> None:
+    task = started(server, "run: echo made-$((40 + 2)) | tee /workspace/project/made.txt")
+    conversation_id, sandbox_id = task["app_conversation_id"], task["sandbox_id"]
+    until(lambda: observed(server, conversation_id, "made-42"))
+
+    server.http.post(f"/sandboxes/{sandbox_id}/pause").raise_for_status()
+    assert (server.sandbox(sandbox_id) or {})["status"] == "PAUSED"
+    assert [container["State"] for container in containers()] == ["exited"]
+
+    server.http.post(f"/sandboxes/{sandbox_id}/resume").raise_for_status()
+    until(lambda: (server.sandbox(sandbox_id) or {})["status"] == "RUNNING")
+    until(lambda: sent(server, conversation_id, "run: echo still $(cat /workspace/project/made.txt)"))
+    until(lambda: observed(server, conversation_id, "still made-42"))
+
+    server.http.delete(f"/app-conversations/{conversation_id}").raise_for_status()
+    until(lambda: not containers())

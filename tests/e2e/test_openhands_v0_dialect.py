@@ -1,0 +1,130 @@
+"""The real legacy server, openhands-ai 1.6.0, in a real container, with a real agent whose model follows a script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from loopnest import Llm, Loop, LoopFailed, LoopManager, LoopQuery, Message, RawEvent, Secret, StartLoop
+from loopnest_cli import scripted_model
+from loopnest_docker.engine import Engine
+from loopnest_docker.image import TESTED
+from loopnest_docker.network import Network
+from loopnest_docker.settings import DockerSettings
+from loopnest_nested.client import NestedServer, new_http_client
+from loopnest_nested.dialects import get_dialect
+
+#: Seconds from a request until its last event: a boot of the server, and of its action server, on a busy machine.
+PATIENCE = 420
+Wait = Callable[[list[dict[str, Any]]], bool]
+pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.fixture(scope="session")
+def openhands_v0_image(engine) -> str:
+    from tests.e2e.conftest import missing
+
+    image = f"loopnest/openhands-v0:{TESTED['openhands-v0']}"
+    if not engine.images(image):
+        missing(f"The engine has no image {image}", "'.ci/images openhands-v0' builds it")
+    return image
+
+
+@pytest.fixture
+async def model(settings) -> AsyncIterator[scripted_model.ScriptedModel]:
+    """A scripted model on the one address of this host that loops see."""
+    docker_settings = DockerSettings()
+    engine = Engine(docker_settings.engine)
+    gateway = await Network(engine, docker_settings, settings.namespace).gateway()
+    with scripted_model.serve(gateway) as served:
+        yield served
+    await engine.aclose()
+
+
+@pytest.fixture
+async def manager(open_manager, openhands_v0_image, model) -> LoopManager:
+    port = httpx.URL(model.url).port
+    return await open_manager(
+        dialect="openhands-v0",
+        image=openhands_v0_image,
+        host_access=[port],
+        start_timeout=PATIENCE,
+        close_timeout=20,
+        probe_timeout=10,
+    )
+
+
+def request(model: scripted_model.ScriptedModel, text: str | None = None, **more: Any) -> StartLoop:
+    # The legacy server offers tools only to models that it knows to understand them.
+    llm = Llm(model="openai/gpt-4o", api_key="sk-scripted", base_url=model.url)
+    message = Message(text=text) if text else None
+    return StartLoop(conversation_id="c1", user_id="alice", llm=llm, initial_message=message, **more)
+
+
+async def until(loop: Loop, enough: Wait) -> list[dict[str, Any]]:
+    """The conversation's events, read until there are enough of them."""
+    return await asyncio.wait_for(_until(loop, enough), PATIENCE)
+
+
+async def _until(loop: Loop, enough: Wait) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    async with new_http_client() as http:
+        assert loop.url
+        assert loop.session_key
+        server = NestedServer(loop.url, loop.session_key, http)
+        async for event in get_dialect("openhands-v0").events(server, loop.conversation_id, follow=True):
+            found.append(event)
+            if enough(found):
+                return found
+    return found
+
+
+def finished(turns: int) -> Wait:
+    return lambda events: sum(1 for it in events if it.get("action") == "finish") >= turns
+
+
+def outputs(events: list[dict[str, Any]]) -> str:
+    return "\n".join(it["content"] for it in events if it.get("observation") == "run")
+
+
+def said(events: list[dict[str, Any]]) -> list[str]:
+    return [it["args"]["content"] for it in events if it.get("action") == "message" and it.get("source") == "user"]
+
+
+async def test_an_agent_works_and_comes_back_with_its_history_workspace_and_secrets(manager, model):
+    commands = "echo six times seven is $((6 * 7)) | tee note.txt; whoami; echo the secret is $TOKEN"
+    secrets = {"TOKEN": Secret(value="tell-nobody")}
+    loop = await manager.start_loop(request(model, f"run: {commands}", secrets=secrets))
+    events = await until(loop, finished(1))
+    assert "six times seven is 42" in outputs(events)
+    assert "agent" in outputs(events).split()
+    assert "tell-nobody" not in str(events)  # it is in the terminal, and hidden in what the terminal says
+    [listed] = await manager.list_loops(LoopQuery(user_id="alice", probe=True))
+    assert listed.agent_status == "finished"
+
+    closed = await manager.close_session("c1", "alice")
+    assert closed.graceful, closed
+    back = await manager.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
+    await manager.send_event("c1", Message(text="run: cat note.txt"), "alice")
+    events = await until(back, finished(2))
+    assert outputs(events).count("six times seven is 42") == 2
+    assert said(events) == [f"run: {commands}", "run: cat note.txt"]
+    assert {seen.api_key for seen in model.requests} == {"sk-scripted"}
+
+
+async def test_fifty_events_at_once_all_arrive_in_order_and_none_is_refused(manager, model):
+    loop = await manager.start_loop(request(model))
+    sent = [str(n) for n in range(50)]
+    events = [RawEvent(payload={"action": "message", "args": {"content": text, "image_urls": []}}) for text in sent]
+    deliveries = await asyncio.gather(*(manager.send_event("c1", event, "alice") for event in events))
+    assert [delivery.response for delivery in deliveries] == [{"success": True}] * 50
+    assert said(await until(loop, lambda found: len(said(found)) == 50)) == sent
+
+
+async def test_a_request_without_a_model_is_refused_with_the_server_s_words(manager):
+    with pytest.raises(LoopFailed, match="Settings not found"):
+        await manager.start_loop(StartLoop(conversation_id="c2", user_id="alice"))

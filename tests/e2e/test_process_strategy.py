@@ -1,0 +1,61 @@
+"""The process strategy with the real agent server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from loopnest import Llm, LoopManager, LoopnestSettings, StartLoop
+from loopnest.testing import StrategyConformance
+from loopnest_process.hooks import ProcessStrategy
+from loopnest_process.settings import ProcessSettings
+
+from ..processes import kill_processes_of
+from ..received import received
+from .conftest import missing
+
+ALICE = "alice@example.com"
+#: Nobody listens there; the messages of these tests do not run the agent.
+LLM = Llm(model="openai/scripted", api_key=SecretStr("sk-nobody"), base_url="http://127.0.0.1:9/v1")
+
+
+@pytest.fixture(scope="session")
+def agent_server_python() -> Path:
+    """An interpreter that has the real agent server."""
+    variable = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
+    python = os.environ.get(variable)
+    if not python:
+        cure = (
+            "'uv venv -p 3.13 /tmp/nested && uv pip install -p /tmp/nested openhands-agent-server==1.58.0 "
+            f"openhands-tools==1.58.0', then {variable}=/tmp/nested/bin/python"
+        )
+        missing(f"{variable} is not set", cure)
+    return Path(str(python))
+
+
+@pytest.fixture
+def new_manager(agent_server_python, tmp_path):
+    settings = LoopnestSettings(strategy="process", state_dir=tmp_path, secret="a secret of the tests")
+    yield lambda: LoopManager.from_plugins(
+        ProcessStrategy(ProcessSettings(python=agent_server_python)), settings=settings
+    )
+    kill_processes_of(tmp_path)
+
+
+class TestProcessStrategy(StrategyConformance):
+    @pytest.fixture
+    def new_manager(self, new_manager):
+        return new_manager
+
+    async def received(self, loops, conversation_id):
+        return await received(loops, conversation_id)
+
+    def new_request(self, conversation_id, user_id):
+        return StartLoop(conversation_id=conversation_id, user_id=user_id, llm=LLM)
+
+    def broken_request(self, conversation_id, user_id):
+        environment = {"OH_SESSION_API_KEYS_1": SecretStr("["), "PYTHONHOME": SecretStr("/nowhere")}
+        return StartLoop(conversation_id=conversation_id, user_id=user_id, environment=environment)

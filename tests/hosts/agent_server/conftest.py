@@ -1,0 +1,282 @@
+"""The host between a real server of its own and nested servers that are doubles: fast, and without OpenHands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket
+
+from loopnest import (
+    Closed,
+    Loop,
+    LoopManager,
+    LoopnestSettings,
+    LoopNotFound,
+    LoopQuery,
+    LoopStatus,
+    StartLoop,
+    hookimpl,
+)
+from loopnest.models import utcnow
+from loopnest_openhands.agent_server.application import assemble
+from loopnest_openhands.agent_server.upstream import Stock
+
+KEY = "outer-key"
+CHUNK = b"x" * 65536
+
+
+@contextlib.asynccontextmanager
+async def serving(app: ASGIApp) -> AsyncIterator[str]:
+    """Serve ``app`` on a free port, in this event loop."""
+    config = uvicorn.Config(app, port=0, log_level="warning", ws="websockets-sansio", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    task = asyncio.ensure_future(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@dataclass
+class Nested:
+    """All nested servers at once, each below a path of its own; ``requests`` is what reached them."""
+
+    infos: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    bodies: list[Any] = field(default_factory=list)
+    frames: list[str] = field(default_factory=list)
+    refusal: tuple[int, Any] | None = None
+    sent_chunks: int = 0
+
+    def app(self) -> Starlette:
+        one = "/api/conversations/{conversation_id}"
+        loop = [
+            Route("/api/bash/execute_bash_command", self.pwd, methods=["POST"]),
+            Route("/api/conversations", self.create, methods=["POST"]),
+            Route("/api/conversations/search", self.search),
+            Route(one, self.get),
+            Route(one, self.delete, methods=["DELETE"]),
+            Route(one + "/fork", self.fork, methods=["POST"]),
+            Route(one + "/upload", self.upload, methods=["POST"]),
+            Route(one + "/download", self.download),
+            Route(one + "/{tail:path}", self.echo, methods=["GET", "POST", "PATCH", "PUT"]),
+            WebSocketRoute("/sockets/{kind}/{conversation_id}", self.socket),
+        ]
+        return Starlette(routes=[Mount("/{loop}", routes=loop)])
+
+    def of(self, request: Request) -> dict[str, dict[str, Any]]:
+        self.requests.append(request)
+        assert request.headers["x-session-api-key"] == f"nested-{request.path_params['loop']}"
+        return self.infos.setdefault(request.path_params["loop"], {})
+
+    async def pwd(self, request: Request) -> Response:
+        return JSONResponse({"stdout": "/workspace/project\n"})
+
+    async def create(self, request: Request) -> Response:
+        infos, body = self.of(request), await request.json()
+        self.bodies.append(body)
+        if self.refusal:
+            return JSONResponse({"detail": self.refusal[1]}, self.refusal[0])
+        known = body["conversation_id"] in infos
+        info = infos.setdefault(body["conversation_id"], new_info(body["conversation_id"]))
+        return JSONResponse(info, 200 if known else 201)
+
+    async def search(self, request: Request) -> Response:
+        return JSONResponse({"items": list(self.of(request).values()), "next_page_id": None})
+
+    async def get(self, request: Request) -> Response:
+        info = self.of(request).get(request.path_params["conversation_id"])
+        return JSONResponse(info or {"detail": "Not Found"}, 200 if info else 404)
+
+    async def delete(self, request: Request) -> Response:
+        return JSONResponse({"success": bool(self.of(request).pop(request.path_params["conversation_id"]))})
+
+    async def fork(self, request: Request) -> Response:
+        new = new_info((await request.json())["id"])
+        self.of(request)[new["id"]] = new
+        return JSONResponse(new, 201)
+
+    async def upload(self, request: Request) -> Response:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+        return JSONResponse({"size": size})
+
+    async def download(self, request: Request) -> Response:
+        async def chunks() -> AsyncIterator[bytes]:
+            for _ in range(int(request.query_params["chunks"])):
+                if await request.is_disconnected():
+                    return
+                self.sent_chunks += 1
+                yield CHUNK
+
+        return StreamingResponse(chunks())
+
+    async def echo(self, request: Request) -> Response:
+        self.of(request)
+        body = (await request.body()).decode()
+        told = {"method": request.method, "query": request.url.query, "headers": dict(request.headers), "body": body}
+        answer = JSONResponse(told)
+        for name, value in (("set-cookie", "a=b"), ("x-twice", "1"), ("x-twice", "2")):
+            answer.headers.append(name, value)
+        return answer
+
+    async def socket(self, websocket: WebSocket) -> None:
+        if websocket.headers["x-session-api-key"] != f"nested-{websocket.path_params['loop']}":
+            await websocket.close(4001)
+            return
+        await websocket.accept()
+        await websocket.send_text(json.dumps({"path": websocket.url.path, "query": websocket.url.query}))
+        with contextlib.suppress(Exception):
+            while (text := await websocket.receive_text()) != "bye":
+                self.frames.append(text)
+                if text.startswith("flood"):
+                    for _ in range(int(text.split()[1])):
+                        await websocket.send_text("x" * 65536)
+                        self.sent_chunks += 1
+                await websocket.send_text(f"echo {text}")
+            await websocket.close(4004, "Conversation not found")
+
+
+def new_info(conversation_id: str, **more: Any) -> dict[str, Any]:
+    now = utcnow().isoformat()
+    told = {"id": conversation_id, "execution_status": "idle", "created_at": now, "updated_at": now}
+    return {**told, "runtime_info": {"runtime_status": "available"}, **more}
+
+
+@dataclass
+class Strategy:
+    """Loops that are paths of `Nested`; ``starts`` counts how often each was started."""
+
+    base: str
+    loops: dict[str, Loop] = field(default_factory=dict)
+    starts: list[StartLoop] = field(default_factory=list)
+    failure: Exception | None = None
+
+    @hookimpl
+    def start_loop(self, request: StartLoop) -> Loop:
+        if self.failure:
+            raise self.failure
+        self.starts.append(request)
+        key = request.conversation_id
+        loop = Loop(
+            conversation_id=key,
+            status=LoopStatus.RUNNING,
+            dialect="agent-server",
+            url=f"{self.base}/{key}",
+            session_key=f"nested-{key}",
+            notes=request.notes,
+            created_at=utcnow(),
+        )
+        return self.loops.setdefault(key, loop) if key not in self.loops else self._set(key, loop)
+
+    @hookimpl
+    def close_session(self, conversation_id: str, remove: bool) -> Closed:
+        if conversation_id not in self.loops:
+            raise LoopNotFound(conversation_id)
+        if remove:
+            del self.loops[conversation_id]
+        else:
+            self._set(conversation_id, self.stopped(conversation_id))
+        return Closed(conversation_id=conversation_id, removed=remove)
+
+    @hookimpl
+    def list_loops(self, query: LoopQuery) -> Sequence[Loop]:
+        return [loop for loop in self.loops.values() if query.matches(loop)]
+
+    @hookimpl
+    def send_event(self) -> None:
+        raise NotImplementedError
+
+    def stopped(self, conversation_id: str) -> Loop:
+        return self.loops[conversation_id].model_copy(update={"status": LoopStatus.STOPPED, "url": None})
+
+    def _set(self, key: str, loop: Loop) -> Loop:
+        self.loops[key] = loop
+        return loop
+
+
+@dataclass
+class Host:
+    """A running outer server, and all that is behind it."""
+
+    url: str
+    client: httpx.AsyncClient
+    nested: Nested
+    strategy: Strategy
+    manager: LoopManager
+
+    async def create(self, conversation_id: str, **more: Any) -> httpx.Response:
+        return await self.client.post("/api/conversations", json={"conversation_id": conversation_id, **more})
+
+
+class Config:
+    """As much of the agent server's configuration as the host reads."""
+
+    def __init__(self, keys: list[str]) -> None:
+        self.session_api_keys = keys
+
+
+def stock_app(keys: list[str]) -> Starlette:
+    async def other(request: Request) -> Response:
+        return JSONResponse({"stock": request.url.path})
+
+    async def search(request: Request) -> Response:
+        assert request.headers["x-session-api-key"] == KEY
+        return JSONResponse({"items": [new_info("0" * 8 + "-0000-4000-8000-" + "0" * 12)], "next_page_id": None})
+
+    async def create(request: Request) -> Response:
+        return JSONResponse({"local": await request.json()}, 201)
+
+    routes = [
+        Route("/api/conversations/search", search),
+        Route("/api/conversations", create, methods=["POST"]),
+        Route("/{path:path}", other, methods=["GET", "POST", "DELETE"]),
+    ]
+    app = Starlette(routes=routes)
+    app.state.config = Config(keys)
+    return app
+
+
+OpenHost = Callable[..., Awaitable[Host]]
+
+
+@pytest.fixture
+async def open_host(tmp_path) -> AsyncIterator[OpenHost]:
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def open_one(
+            *, local: bool = False, idle_after: float | None = None, keys: Sequence[str] = (KEY,)
+        ) -> Host:
+            nested = Nested()
+            strategy = Strategy(await stack.enter_async_context(serving(nested.app())))
+            manager = LoopManager.from_plugins(strategy, settings=LoopnestSettings(state_dir=tmp_path))
+            stock = Stock(stock_app(list(keys)), local=local, idle_after=idle_after, webhooks={"OH_WEBHOOKS": "[]"})
+            url = await stack.enter_async_context(serving(assemble(stock, manager)))
+            headers = {"x-session-api-key": KEY}
+            client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))
+            return Host(url, client, nested, strategy, manager)
+
+        yield open_one
+
+
+@pytest.fixture
+async def host(open_host) -> Host:
+    opened: Host = await open_host()
+    return opened

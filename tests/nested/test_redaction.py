@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from urllib.parse import quote
+
+import pytest
+from pydantic import SecretStr
+
+from loopnest import Llm, ProviderToken, Secret, StartLoop
+from loopnest_nested.redaction import MASK, redacted, secrets_of
+
+
+def values(request: StartLoop) -> set[str]:
+    return {secret.get_secret_value() for secret in secrets_of(request)}
+
+
+def test_every_secret_of_a_request_is_found_wherever_it_stands():
+    request = StartLoop(
+        conversation_id="c",
+        llm=Llm(model="m", api_key=SecretStr("llm-key")),
+        secrets={"A": Secret(value=SecretStr("custom"))},
+        provider_tokens={"github": ProviderToken(token=SecretStr("token"))},
+        environment={"B": SecretStr("variable")},
+        settings={
+            "agent": {"llm": {"api_key": "in-settings"}, "mcp": [{"headers": {"Authorization": "bearer"}}]},
+            "x": SecretStr("wrapped"),
+            "y": "open",
+        },
+        repository="https://user:pass%20word@example.org/a/b",
+    )
+    expected = {
+        "llm-key",
+        "custom",
+        "token",
+        "variable",
+        "in-settings",
+        "bearer",
+        "wrapped",
+        "pass%20word",
+        "pass word",
+    }
+    assert values(request) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("https://ghp_token@github.com/a/b", {"ghp_token"}),
+        ("ssh://git@github.com/a/b", set()),
+        ("a/b", set()),
+        ("https://[broken", set()),
+    ],
+)
+def test_a_lone_user_of_a_url_may_be_a_token(url, found):
+    assert values(StartLoop(conversation_id="c", repository=url)) == found
+
+
+@pytest.mark.parametrize("quoting", [str, json.dumps, repr, lambda value: quote(value, safe="")])
+@pytest.mark.parametrize("secret", ["plain", 'with "quotes"', "two\nlines", "ünïcode/slash"])
+def test_a_secret_is_found_in_every_quoting(quoting, secret):
+    text = redacted(f"before {quoting(secret)} after", [SecretStr(secret)])
+    assert MASK in text
+    for part in ("plain", "quotes", "lines", "slash"):
+        assert part not in text
+
+
+def test_a_secret_that_begins_with_another_one_goes_whole():
+    assert redacted("abcdef", [SecretStr("abc"), SecretStr("abcdef")]) == MASK
+
+
+def test_an_empty_secret_changes_nothing():
+    assert redacted("text", [SecretStr("")]) == "text"

@@ -1,0 +1,102 @@
+"""Strategies and overrides of third parties work as ordinary installed packages, in an environment of their own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+TOML = """
+[loopnest]
+strategy = "in-memory"
+overrides = ["redact"]
+state_dir = "state"
+
+[loopnest.in-memory]
+missing_images = ["gone"]
+
+[loopnest.docker]
+memory = "1GiB"  # of a plugin that is not selected
+"""
+DRIVE = """
+import asyncio, json, sys
+from in_memory_loops import NESTS
+from loopnest import LoopFailed, LoopManager, Message, StartLoop
+
+async def main():
+    loops = LoopManager.from_config()
+    order = [impl.plugin_name for impl in reversed(loops.plugins.hook.send_event.get_hookimpls())]
+    async with loops:
+        loop = await loops.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
+        await loops.send_event("c1", Message(text="the key is sk-abcdefgh12345678, keep it"), "alice")
+        try:
+            await loops.start_loop(StartLoop(conversation_id="c2", user_id="alice", image="gone"))
+        except LoopFailed as error:
+            reason = error.reason
+    (nests,) = NESTS.values()
+    print(json.dumps({
+        "loopnest": sys.modules["loopnest"].__file__,
+        "order": order,
+        "status": loop.status,
+        "texts": [event.text for event in nests["c1"].events],
+        "reason": reason,
+        "docker": "loopnest_docker" in sys.modules,
+    }))
+
+asyncio.run(main())
+"""
+
+
+def run(*command, cwd):
+    done = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """The interpreter of a fresh environment with loopnest's wheel and both distributions.
+
+    What they depend on comes from the environment of the tests; what is installed there as loopnest does not.
+    """
+    uv = shutil.which("uv")
+    assert uv, "these tests need 'uv' on PATH: 'pip install uv'"
+    place = tmp_path_factory.mktemp("site")
+    run(uv, "build", "--wheel", "--quiet", "--out-dir", place, ROOT, cwd=place)
+    run(uv, "venv", "--quiet", "--python", sys.executable, "venv", cwd=place)
+    python = place / "venv" / "bin" / "python"
+    (wheel,) = place.glob("*.whl")
+    distributions = [wheel, HERE / "in-memory-loops", HERE / "redact-events"]
+    run(uv, "pip", "install", "--quiet", "--no-deps", "--python", python, *distributions, cwd=place)
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=place).strip())
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return python
+
+
+def test_both_are_found_configured_and_called_in_order(python, tmp_path):
+    (tmp_path / "loopnest.toml").write_text(TOML)
+    told = json.loads(run(python, "-P" if sys.version_info >= (3, 11) else "-B", "-c", DRIVE, cwd=tmp_path))
+    assert Path(told.pop("loopnest")).is_relative_to(python.parents[1])
+    assert told == {
+        "order": ["redact", "in-memory"],
+        "status": "running",
+        "texts": ["the key is sk-[redacted], keep it"],
+        "reason": "image-missing",
+        "docker": False,
+    }
+
+
+def test_the_strategy_conforms_with_nothing_but_its_own_test_file(python, tmp_path):
+    shutil.copy(HERE / "in-memory-loops" / "test_in_memory_loops.py", tmp_path)
+    assert " passed" in run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path, cwd=tmp_path)
+
+
+def test_they_are_as_small_as_the_readme_says():
+    strategy = (HERE / "in-memory-loops" / "in_memory_loops.py").read_text().splitlines()
+    assert len(strategy) < 100
