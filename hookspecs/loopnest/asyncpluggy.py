@@ -68,6 +68,20 @@ class AsyncPluginManager(pluggy.PluginManager):
             return self._async_hookexec(hook_name, methods, kwargs, firstresult)
         return super()._hookexec(hook_name, methods, kwargs, firstresult)
 
+    def caller_of(self, hook: str, plugin: object) -> Callable[..., Any]:
+        """Return what calls ``hook`` of one plugin only, with the wrappers around it.
+
+        Not `subset_hook_caller`: up to pluggy 1.5, it overlooks implementations that are called other than the hook.
+        """
+        caller: pluggy.HookCaller = getattr(self.hook, hook)
+        firstresult = bool(caller.spec and caller.spec.opts["firstresult"])
+
+        def call(**kwargs: object) -> Any:
+            implementations = [one for one in caller.get_hookimpls() if one.wrapper or one.plugin is plugin]
+            return self._hookexec(hook, implementations, kwargs, firstresult)
+
+        return call
+
     def add_hookcall_monitoring(self, before: Any, after: Any) -> Callable[[], None]:
         """As pluggy's; for async hooks ``after`` sees the awaited outcome."""
         undo_sync, inner = super().add_hookcall_monitoring(before, after), self._async_hookexec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from loopnest.asyncpluggy import AsyncPluginManager
@@ -92,10 +92,7 @@ class Calls:
         implementations = getattr(self._hook, hook).get_hookimpls()
         plugins = {one.plugin_name: one.plugin for one in implementations if not one.wrapper}
         order = sorted(plugins, key=lambda name: name != self._strategy)
-        return {name: self._only(hook, plugins[name], plugins.values()) for name in order}
-
-    def _only(self, hook: str, plugin: object, plugins: Iterable[object]) -> _Caller:
-        return self._plugins.subset_hook_caller(hook, [other for other in plugins if other is not plugin])
+        return {name: self._plugins.caller_of(hook, plugins[name]) for name in order}
 
     async def _limited(self, hook: str, answer: Awaitable[Any], limit: float | None = None) -> Any:
         limit = limit or self._timeouts.other

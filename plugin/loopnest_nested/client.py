@@ -70,6 +70,14 @@ class NestedServer:
         response = await self.respond(method, path, timeout=timeout, **options)
         if not response.is_success:
             raise self.refusal(response)
+        return self.content(response)
+
+    def content(self, response: httpx.Response) -> JsonValue:
+        """Return the JSON (or text) of an answer.
+
+        Raises:
+            NestedError: ``nested-refused``: it is not the JSON that it says it is.
+        """
         if not response.headers.get("content-type", "").startswith("application/json"):
             return response.text
         try:

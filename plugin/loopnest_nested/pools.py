@@ -14,7 +14,8 @@ import httpx
 #: the closing is lost.
 KEEPALIVE: Final = 4.0
 _Server = tuple[str, str, "int | None"]
-_LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE)
+#: Events wait in the server for the agent's step, each on a connection, and must not keep an interruption waiting.
+_LIMITS: Final = httpx.Limits(max_connections=1000, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE)
 
 
 @dataclass

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +32,7 @@ def main(
     cache: Annotated[Path, typer.Option(help="Where the peers are installed.")] = _CACHE,
 ) -> None:
     """Measure, and print a table."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through all that cleans up
     sizes = [1, 10] if quick else [int(size) for size in loops.split(",")]
     chosen = {peer.strip() for peer in peers.split(",") if peer.strip()}
     if unknown := chosen - set(PEERS):

@@ -508,10 +508,38 @@ async def test_extra_callers_are_awaited_too(pm):
 
 
 async def test_subset_callers_are_awaited_too(pm):
-    one, two = plugin("afirst", lambda arg: 1), plugin("afirst", lambda arg: 2)
+    class Named:
+        @impl
+        def afirst(self, arg):
+            return type(self)
+
+    class Other(Named):
+        pass
+
+    one, other = Named(), Other()
     pm.register(one)
-    pm.register(two)
-    assert await pm.subset_hook_caller("afirst", [two])(arg=0, other=0) == 1
+    pm.register(other)
+    assert await pm.subset_hook_caller("afirst", [other])(arg=0, other=0) is Named
+
+
+async def test_one_plugin_alone_is_called_with_the_wrappers_around_it(pm):
+    def doubled(arg):
+        return 2 * (yield)
+
+    one, two = plugin("aeach", lambda arg: arg + 1), plugin("aeach", lambda arg: arg + 2)
+    for each in (one, two, plugin("aeach", doubled, wrapper=True)):
+        pm.register(each)
+    assert await pm.caller_of("aeach", one)(arg=1) == [2, 2]
+    assert await pm.caller_of("aeach", two)(arg=1) == [3, 3]
+
+
+@PAIRS
+async def test_one_plugin_alone_is_called_by_the_rules_of_its_hook(pm, hook):
+    one = plugin(hook, lambda arg: "answer")
+    pm.register(one)
+    pm.register(plugin(hook, lambda arg: "other"))
+    answer = pm.caller_of(hook, one)(arg=1)
+    assert (await answer if inspect.isawaitable(answer) else answer) == "answer"
 
 
 async def test_unregistered_plugins_are_called_no_more(pm):

@@ -495,6 +495,26 @@ async def test_closing_is_told_step_by_step(opened):
     assert {change.owner for change in listener.heard} == {owner_of(ALICE)}
 
 
+async def test_listeners_hear_each_change_once_whatever_they_call_their_hook(opened):
+    class Renamed:
+        def __init__(self):
+            self.heard = []
+
+        @hookimpl(specname="loop_changed")
+        def on_change(self, change):
+            self.heard.append(change.phase)
+
+    class Meddler:
+        @hookimpl(wrapper=True)
+        def loop_changed(self, change):
+            return (yield {"change": change.model_copy(update={"phase": f"{change.phase}!"})})
+
+    renamed, listener = Renamed(), Listener()
+    async with opened(Healthy(), renamed, listener, Meddler()) as loops:
+        await loops.start_loop(start())
+    assert renamed.heard == [change.phase for change in listener.heard] == ["requested!", "ready!"]
+
+
 async def test_a_start_of_a_running_loop_tells_nothing(opened):
     listener = Listener()
     async with opened(Healthy(), listener) as loops:

@@ -279,3 +279,27 @@ async def test_a_container_that_upstream_started_is_found_driven_and_closed(
     await listener.until(printed("adopted-10"), BOOT)
     await http.post(f"/api/conversations/{upstreams}/stop")
     assert engine.inspect_container(f"openhands-runtime-{upstreams}")["State"]["Status"] == "exited"
+
+
+async def test_the_hosts_own_manager_is_a_strategy_too(
+    python: str, model: scripted_model.ScriptedModel, tmp_path: Path
+) -> None:
+    host = LegacyHost(python, tmp_path, LOOPNEST_STRATEGY="openhands-standalone", RUNTIME="cli")
+    body = {"llm_model": "openai/gpt-4o", "llm_api_key": "sk-scripted", "llm_base_url": model.url, "language": "en"}
+    try:
+        await asyncio.to_thread(host.start)
+        async with httpx.AsyncClient(base_url=host.url, timeout=BOOT) as http:
+            (await http.post("/api/settings", json={**body, "agent": "CodeActAgent"})).raise_for_status()
+            created = (
+                await http.post("/api/conversations", json={"initial_user_msg": "run: echo here-$((1+1))"})
+            ).json()
+            listener = await Listener.connect(host.url, created["conversation_id"])
+            await listener.until(printed("here-2"), BOOT)
+            await listener.say("run: echo there-$((1+1))")
+            await listener.until(printed("there-2"))
+            path = f"/api/conversations/{created['conversation_id']}"
+            assert (await http.get(path)).json()["status"] == "RUNNING"
+            assert (await http.post(f"{path}/stop")).json()["message"] == "Conversation stopped successfully"
+            assert (await http.get(path)).json()["status"] == "STOPPED"
+    finally:
+        host.stop()

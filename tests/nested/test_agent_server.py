@@ -195,3 +195,9 @@ async def test_quiesce_of_a_bare_loop_asks_every_agent_that_runs(fake, answer):
     await SPOKEN.quiesce(fake.server, None)
     assert fake.asked("GET /api/conversations/search")[0].url.params["status"] == "running"
     assert fake.asked(f"POST {PATH}/pause")
+
+
+async def test_a_search_that_answers_something_else_is_an_error(fake, answer):
+    fake.on("GET /api/conversations/search", answer(200, []))
+    with pytest.raises(NestedError):
+        await SPOKEN.quiesce(fake.server, None)

@@ -98,6 +98,10 @@ def test_a_stored_agent_gets_the_instructions_its_own_way_and_no_second_model():
         body_of(llm=LLM, settings=settings)
 
 
+def test_what_the_server_would_refuse_is_left_to_it():
+    assert body_of(llm=LLM, settings={"agent": "mine"})["agent"] == "mine"
+
+
 def test_merging_replaces_what_is_not_a_mapping_and_changes_neither_side():
     below, above = {"a": {"x": 1, "y": [1]}, "b": 1}, {"a": {"y": [2]}, "b": {"z": 1}}
     assert merged(below, above) == {"a": {"x": 1, "y": [2]}, "b": {"z": 1}}

@@ -30,6 +30,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from loopnest_cli import scripted_model
+from loopnest_docker import naming
 from loopnest_docker.engine import Engine
 from loopnest_docker.network import Network
 from loopnest_docker.settings import DockerSettings
@@ -56,6 +57,8 @@ REASONS: Final = {
     "/api/conversations/{runtime_conversation_id}/vscode/url": "the nested image has no VS Code",
 }
 LLM_PROFILE: Final = "scripted"
+#: By mode, what each request was answered.
+Results = dict[str, dict[str, str]]
 
 
 @dataclass
@@ -94,15 +97,16 @@ def bodies(mode: Mode) -> dict[str, Any]:
         "POST /switch_profile": {"profile_name": LLM_PROFILE},
         "POST /switch_acp_model": {"model": "x"},
         "POST /fork": {"id": str(uuid.uuid4())},
-        "POST /children": {"message": "hello"},
+        "POST /children": {"task": "Say hello."},
         "POST /goal": {"objective": "Say hello.", "max_iterations": 1},
+        "GET /conversations/{conversation_id}/events": [mode.event_id],
+        "GET /bash_events/": [mode.command_id],
         "POST /navigate": {"event_id": mode.event_id},
         "POST /load_plugin": {"plugin_ref": "none"},
         "POST /events/respond_to_confirmation": {"accept": True},
         "PATCH /api/conversations/{conversation_id}": {"title": "Parity"},
         "POST /bash/execute_bash_command": {"command": f"mkdir -p {directory}; echo parity > {file}", "timeout": 20},
         "POST /bash/start_bash_command": {"command": "sleep 1", "timeout": 20},
-        "POST /file/create_directory": {"path": f"{directory}/made"},
         "POST /chat/completions": {"model": f"openhands_{LLM_PROFILE}", "messages": [message("hi")]},
         "POST /v1/responses": {"model": f"openhands_{LLM_PROFILE}", "input": "hi"},
         "path": file,
@@ -115,6 +119,8 @@ def parameters(path: str, mode: Mode) -> dict[str, Any]:
     known = bodies(mode)
     if "/file/archive" in path or "/file/search_subdirs" in path or "/git/" in path:
         return {"path": known["directory"]}
+    if path.endswith("/create_directory"):
+        return {"path": f"{known['directory']}/made"}
     if "/file/" in path:
         return {"path": known["path"]}
     return {"ids": mode.conversation_id} if path == "/api/conversations" else {}
@@ -146,7 +152,7 @@ async def ask(mode: Mode, method: str, path: str) -> str:
     options: dict[str, Any] = {"params": parameters(path, mode)}
     if path.endswith("/file/upload"):
         options["files"] = {"file": ("parity.txt", b"parity")}
-    elif method in ("POST", "PUT", "PATCH"):
+    elif method in ("POST", "PUT", "PATCH") or isinstance(body_of(method, path, mode), list):
         options["json"] = body_of(method, path, mode)
     try:
         answer = await mode.client.request(method, filled(path, mode), **options)
@@ -239,11 +245,11 @@ def is_worse(docker: str, ours: str) -> bool:
     return (good and ours[0] not in "23") or (docker[0] == "4" and ours[0] not in "234")
 
 
-def table(modes: Sequence[Mode]) -> tuple[str, list[str]]:
+def table(results: Results) -> tuple[str, list[str]]:
     lines = ["| request | local | docker | loopnest | |", "| --- | --- | --- | --- | --- |"]
     worse = []
-    for request in modes[0].results:
-        local, docker, ours = (mode.results.get(request, "-") for mode in modes)
+    for request in results["local"]:
+        local, docker, ours = (results[mode].get(request, "-") for mode in MODES)
         reason = REASONS.get(request.split()[1], "")
         mark = reason
         if is_worse(docker, ours) and not reason:
@@ -319,7 +325,7 @@ def environment(mode: str, directory: Path, image: str, namespace: str, model_po
     return {**common, **{"local": {}, "docker": docker, "loopnest": ours}[mode]}
 
 
-async def run(mode: str, directory: Path, image: str) -> Mode:
+async def run(mode: str, directory: Path, image: str) -> dict[str, str]:
     """Examine one mode; one after the other, as each of them boots a whole server."""
     namespace, settings = f"parity-{secrets.token_hex(3)}", DockerSettings()
     engine = Engine(settings.engine)
@@ -336,10 +342,18 @@ async def run(mode: str, directory: Path, image: str) -> Mode:
                 examined = Mode(mode, client, model.url)
                 openapi = (await client.get("/openapi.json")).json()
                 await examine(examined, in_order(openapi["paths"]))
-    if mode == "loopnest":
-        await engine.call("remove_network", network.name)
+    await _clean(engine, namespace, network.name if mode == "loopnest" else None)
     await engine.aclose()
-    return examined
+    return examined.results
+
+
+async def _clean(engine: Engine, namespace: str, network: str | None) -> None:
+    """Remove what is left, as a fork keeps the loop of its deleted original."""
+    left: Any = await engine.call("containers", all=True, filters={"label": f"{naming.NAMESPACE}={namespace}"})
+    for container in left:
+        await engine.call("remove_container", container["Id"], force=True, v=True)
+    if network:
+        await engine.call("remove_network", network)
 
 
 async def _default_gateway(engine: Engine) -> str:
@@ -350,18 +364,25 @@ async def _default_gateway(engine: Engine) -> str:
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", default="loopnest/agent-server:1.58.0")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="write the table to this file too")
+    parser.add_argument("--results", type=Path, help="keep results in this file, to examine modes one at a time")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="parity-", ignore_cleanup_errors=True) as directory:
-        modes = [await run(mode, Path(directory) / mode, chosen.image) for mode in chosen.modes]
-    if tuple(chosen.modes) != MODES:
-        print(json.dumps({mode.name: mode.results for mode in modes}, indent=1))
-        return 0
-    text, worse = table(modes)
+    kept = chosen.results and chosen.results.exists()
+    results: Results = json.loads(chosen.results.read_text()) if kept else {}
+    for mode in chosen.modes:
+        with tempfile.TemporaryDirectory(prefix="parity-", ignore_cleanup_errors=True) as directory:
+            results[mode] = await run(mode, Path(directory) / mode, chosen.image)
+        if chosen.results:
+            chosen.results.write_text(json.dumps(results, indent=1))
+    return report(results, chosen.out) if set(results) == set(MODES) else 0
+
+
+def report(results: Results, out: Path | None) -> int:
+    text, worse = table(results)
     print(text)
-    if chosen.out:
-        chosen.out.write_text(text + "\n")
+    if out:
+        out.write_text(text + "\n")
     if worse:
         print("\nWorse than the Docker mode:", *worse, sep="\n  ", file=sys.stderr)
     return bool(worse)

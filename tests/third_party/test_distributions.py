@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -65,15 +66,14 @@ def python(tmp_path_factory):
 
     What they depend on comes from the environment of the tests; what is installed there as loopnest does not.
     """
-    uv = shutil.which("uv")
-    assert uv, "these tests need 'uv' on PATH: 'pip install uv'"
+    uv = [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else ["uv"]
     place = tmp_path_factory.mktemp("site")
-    run(uv, "build", "--wheel", "--quiet", "--out-dir", place, ROOT, cwd=place)
-    run(uv, "venv", "--quiet", "--python", sys.executable, "venv", cwd=place)
+    run(*uv, "build", "--wheel", "--quiet", "--out-dir", place, ROOT, cwd=place)
+    run(*uv, "venv", "--quiet", "--python", sys.executable, "venv", cwd=place)
     python = place / "venv" / "bin" / "python"
     (wheel,) = place.glob("*.whl")
     distributions = [wheel, HERE / "in-memory-loops", HERE / "redact-events"]
-    run(uv, "pip", "install", "--quiet", "--no-deps", "--python", python, *distributions, cwd=place)
+    run(*uv, "pip", "install", "--quiet", "--no-deps", "--python", python, *distributions, cwd=place)
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=place).strip())
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return python

@@ -20,7 +20,7 @@ TRY_AGAIN: Final = 1013
 #: Codes that are said about a connection, and never in one.
 _UNSAYABLE: Final = frozenset({1005, 1006, 1015})
 #: Newer versions take proxies from the environment, and nested servers are near.
-_NO_PROXY: Final[dict[str, Any]] = {"proxy": None} if "proxy" in inspect.signature(connect.__init__).parameters else {}
+NO_PROXY: Final[dict[str, Any]] = {"proxy": None} if "proxy" in inspect.signature(connect.__init__).parameters else {}
 
 
 async def bridge(client: WebSocket, server: NestedServer, path: str) -> None:
@@ -52,7 +52,7 @@ async def _open(server: NestedServer, path: str) -> ClientConnection:
     try:
         # One frame may be a whole event, of any size; four of them wait here at most while the client is slow.
         return await connect(
-            url, additional_headers=key, max_size=None, max_queue=4, compression=None, ping_timeout=60, **_NO_PROXY
+            url, additional_headers=key, max_size=None, max_queue=4, compression=None, ping_timeout=60, **NO_PROXY
         )
     except (OSError, WebSocketException, asyncio.TimeoutError) as error:
         raise NestedError(

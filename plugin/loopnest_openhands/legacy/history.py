@@ -49,9 +49,11 @@ async def unsent(
 ) -> AsyncIterator[dict[str, Any]]:
     """Read what a client may see and was not sent, oldest first; of the agent's states only the last, at the end.
 
+    A client can't have what there is not: a larger ``latest_event_id`` than any means that it wants new events only.
     The files are read in threads, some at a time.
     """
     store = EventStore(conversation_id, host.file_store, user_id)
+    progress.floor = min(progress.floor, await asyncio.to_thread(store.get_latest_event_id))
     events = iter(store.search_events(progress.floor + 1))
     state: dict[str, Any] | None = None
     while batch := await asyncio.to_thread(_next, events):

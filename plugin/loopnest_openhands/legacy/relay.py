@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlencode
 
+import aiohttp
 import socketio
 
 from loopnest import Loop, LoopChange, LoopnestError, LoopStatus
@@ -140,21 +141,22 @@ class Relay:
 
     async def _follow(self, loop: Loop) -> None:
         """Take in what the nested server says until the connection ends."""
-        upstream = socketio.AsyncClient(reconnection=False)
-        upstream.on("oh_event", self._tell)
         query = {
             "conversation_id": self.conversation_id,
             "latest_event_id": _NO_REPLAY,
             "session_api_key": loop.session_key.get_secret_value() if loop.session_key else "",
         }
-        try:
-            url = f"{loop.url}?{urlencode(query)}"
-            await upstream.connect(url, transports=["websocket"], wait_timeout=_CONNECT_TIMEOUT)
-            for client in self.clients.values():
-                client.catch_up()  # we are in the room: what is stored by now was not said, or is said twice
-            await upstream.wait()
-        finally:
-            await upstream.shutdown()
+        async with aiohttp.ClientSession() as session:
+            upstream = socketio.AsyncClient(reconnection=False, http_session=session)
+            upstream.on("oh_event", self._tell)
+            try:
+                url = f"{loop.url}?{urlencode(query)}"
+                await upstream.connect(url, transports=["websocket"], wait_timeout=_CONNECT_TIMEOUT)
+                for client in self.clients.values():
+                    client.catch_up()  # we are in the room: what is stored by now was not said, or is said twice
+                await upstream.wait()
+            finally:
+                await upstream.shutdown()
 
 
 class Relays:

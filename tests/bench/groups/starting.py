@@ -62,7 +62,7 @@ def run(stage: Stage) -> None:
         stage.say(f"start: round {index + 1}")
         for subject in subjects:
             subject(index)
-    stage.remove_named("openhands-runtime-")
+    stage.remove_named("openhands-runtime-bench")
 
 
 def agent_server(stage: Stage, name: str = "agent server", *options: str, **variables: str) -> Program:
@@ -150,7 +150,7 @@ def _app_server(stage: Stage, app: Program) -> None:
 
 
 def _upstream(stage: Stage, upstream: Program) -> None:
-    key = uuid.uuid4().hex
+    key = f"bench{uuid.uuid4().hex}"
     started = upstream.calls("start", [{"key": key}])
     _both(stage, "upstream", started, "openhands-v0")
     if not started.errors:

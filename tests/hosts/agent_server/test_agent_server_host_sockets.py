@@ -11,6 +11,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from loopnest_openhands.agent_server.socket_proxy import NO_PROXY
+
 ONE = str(uuid.uuid4())
 AUTH = json.dumps({"type": "auth", "session_api_key": "outer-key"})
 
@@ -22,7 +24,7 @@ async def host(host):
 
 
 def socket(host: Any, path: str = f"/sockets/session/{ONE}", **options: Any) -> Any:
-    return connect(host.url.replace("http", "ws") + path, max_size=None, proxy=None, compression=None, **options)
+    return connect(host.url.replace("http", "ws") + path, max_size=None, compression=None, **NO_PROXY, **options)
 
 
 async def close_code(connection: ClientConnection) -> int | None:

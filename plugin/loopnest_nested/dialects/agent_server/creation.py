@@ -65,13 +65,19 @@ def _agent(request: StartLoop, settings: Mapping[str, Any], tools: list[str]) ->
     if settings.get("agent_profile_id"):
         return _stored_agent(request)
     source = "agent" if settings.get("agent") else "agent_settings"
-    given = settings.get(source) or {}
+    given = settings.get(source)
     agent: dict[str, Any] = {"llm": _llm(request)} if request.llm else {}
     if request.instructions:
         agent["agent_context"] = {"system_message_suffix": request.instructions}
-    if tools and given.get("kind", "Agent") == "Agent" and given.get("agent_kind", "openhands") == "openhands":
+    if tools and _takes_tools(given):
         agent["tools"] = [{"name": tool} for tool in tools]
     return {source: agent}
+
+
+def _takes_tools(given: Any) -> bool:
+    """Agents of other kinds (ACP) bring their own."""
+    described = given if isinstance(given, Mapping) else {}
+    return (described.get("kind", "Agent"), described.get("agent_kind", "openhands")) == ("Agent", "openhands")
 
 
 def _stored_agent(request: StartLoop) -> dict[str, Any]:

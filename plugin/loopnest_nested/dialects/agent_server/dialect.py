@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
+import httpx
 import stamina
 from pydantic import JsonValue, SecretStr
 
@@ -19,9 +20,13 @@ from loopnest_nested.dialects.agent_server.creation import creation, message
 from loopnest_nested.redaction import secrets_of
 from loopnest_nested.session_keys import Keys
 
+_T = TypeVar("_T")
+
 #: Fixed for ever: conversations that exist are found by the ids derived from it.
 _NAMESPACE: Final = uuid.UUID("6f2d8f4e-1c0b-5b7e-9a51-0d6c3b1f8e27")
 _RUNNING: Final = "running"
+#: Seconds for a new conversation: a fraction of one, but many on a machine that is starved.
+_CREATE_LIMIT: Final = 120.0
 #: Seconds for an event: the server takes it between two steps of the agent, and a step lasts as long as its tool. The
 #: message is taken also where the client gave up waiting, so one that was given up must not be sent again.
 _SEND_LIMIT: Final = 840.0
@@ -79,8 +84,8 @@ class AgentServer:
     async def ensure_conversation(self, server: NestedServer, request: StartLoop, place: Place) -> None:
         """Create the conversation with all that the request says, or resume the one that exists.
 
-        ``request.settings`` is merged over the body of the server's ``POST /api/conversations``. Only the git provider
-        tokens and the custom secrets are in the agent's reach: its terminal gets those that a command names.
+        ``request.settings`` is merged over the body of the server's ``POST /api/conversations``. Custom secrets, and
+        provider tokens (``GITHUB_TOKEN``, ...), are variables of the agent's terminal for commands that name them.
 
         Raises:
             NestedError: the server refused; ``clone-failed``: the repository could not be cloned.
@@ -127,8 +132,8 @@ class AgentServer:
         if conversation_id is not None:
             await _quiesce(server, self._path(conversation_id))
             return
-        page: Any = await server.request("GET", "/api/conversations/search", params={"status": _RUNNING})
-        ids = [item["id"] for item in page["items"]]
+        response = await server.respond("GET", "/api/conversations/search", params={"status": _RUNNING})
+        ids = _read(server, response, lambda page: [item["id"] for item in page["items"]])
         await asyncio.gather(*(_quiesce(server, f"/api/conversations/{nested_id}") for nested_id in ids))
 
     def events(
@@ -157,7 +162,7 @@ class AgentServer:
         """Whether it was created; the server answers 200 for one that it has already."""
         async for attempt in _attempts():
             with attempt:
-                response = await server.respond("POST", "/api/conversations", json=body)
+                response = await server.respond("POST", "/api/conversations", json=body, timeout=_CREATE_LIMIT)
                 if not response.is_success:
                     raise server.refusal(response)
                 return response.status_code == 201
@@ -168,10 +173,15 @@ async def _status(server: NestedServer, path: str) -> str | None:
     response = await server.respond("GET", path)
     if response.status_code == 404:
         return None
+    return _read(server, response, lambda info: str(info["execution_status"]))
+
+
+def _read(server: NestedServer, response: httpx.Response, what: Callable[[Any], _T]) -> _T:
+    """Read something out of a successful answer; any other answer is a refusal."""
     if not response.is_success:
         raise server.refusal(response)
     try:
-        return str(response.json()["execution_status"])
+        return what(response.json())
     except (ValueError, KeyError, TypeError):
         raise server.refusal(response) from None
 
@@ -205,8 +215,7 @@ async def _run(server: NestedServer, path: str) -> JsonValue:
             response = await server.respond("POST", f"{path}/run", timeout=_SEND_LIMIT)
             if not response.is_success and response.status_code != 409:
                 raise server.refusal(response)
-            answer: JsonValue = response.json()
-            return answer
+            return server.content(response)
     raise AssertionError  # the last attempt raises
 
 
