@@ -31,6 +31,7 @@ from loopnest import (
     Reason,
     StartLoop,
 )
+from loopnest.deadline import limited
 from loopnest.selection import installed
 from loopnest.settings import Configuration
 from loopnest_cli.demo_stage import NAMESPACE, Stage, stage
@@ -161,7 +162,7 @@ async def _started(loops: LoopManager, model: Llm, animate: bool | None) -> Asyn
 async def _play(loops: LoopManager, loop: Loop, limit: float) -> None:
     await loops.send_event(loop.conversation_id, Message(text=_REQUEST), EVERYONE)
     try:
-        await asyncio.wait_for(_watch(loops, loop), limit)
+        await limited(_watch(loops, loop), limit)
     except asyncio.TimeoutError:
         raise LoopFailed(
             f"The agent did not finish within {limit:g} s. Can the loop reach its model?", reason=Reason.NESTED_TIMEOUT

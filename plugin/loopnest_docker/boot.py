@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pydantic import SecretStr
 
 from loopnest import LoopFailed, NestedError, Reason, StartLoop
+from loopnest.deadline import limited
 from loopnest_docker.container import place_of
 from loopnest_docker.facts import Facts
 from loopnest_docker.failure import explain_death, log_tail
@@ -63,7 +64,7 @@ class Boot:
         place = place_of(self._parts.settings)
         try:
             work = self._parts.dialect.ensure_conversation(server, self._request, place)
-            await asyncio.wait_for(work, self._left())
+            await limited(work, self._left())
         except asyncio.TimeoutError as error:
             raise await self._late("did not create the conversation") from error
         except NestedError:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 from loopnest import Closed, NestedError
+from loopnest.deadline import limited
 from loopnest_docker.engine import EngineConflict, NotOnEngine
 from loopnest_docker.facts import Facts
 from loopnest_docker.parts import Parts
@@ -75,7 +76,7 @@ class Closer:
             return "The nested server could not be asked to stop."
         try:
             asked = self._parts.dialect.quiesce(server, container.conversation)
-            await asyncio.wait_for(asked, self._parts.settings.close_timeout)
+            await limited(asked, self._parts.settings.close_timeout)
         except asyncio.TimeoutError:
             return "The nested server did not stop its agent in time."
         except NestedError as error:

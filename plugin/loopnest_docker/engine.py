@@ -24,6 +24,7 @@ from docker.errors import APIError, DockerException
 
 import docker
 from loopnest import EngineError, Reason
+from loopnest.deadline import limited
 from loopnest_docker.settings import Engine as EngineSettings
 
 _T = TypeVar("_T")
@@ -70,7 +71,7 @@ class Engine:
         patience = max(limit or 0, self._settings.timeout) + _QUEUE_MARGIN
         future = asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(self._guarded, work))
         try:
-            return await asyncio.wait_for(future, patience)
+            return await limited(future, patience)
         except asyncio.TimeoutError as error:
             raise self._silent() from error
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from loopnest import LoopFailed, LoopnestError, Reason
+from loopnest.deadline import limited
 from loopnest.models import utcnow
 from loopnest_docker import naming, pool
 from loopnest_docker.container import ContainerSpec, secret_archive
@@ -64,7 +65,7 @@ class Filler:
             except LoopnestError as error:
                 _log.warning("The pool could not be filled (%s): %s", error.reason, error.message)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _INTERVAL)
+                await limited(self._wake.wait(), _INTERVAL)
             self._wake.clear()
 
     async def _leftovers(self) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from loopnest import EngineError
+from loopnest.deadline import limited
 from loopnest_docker import facts as container_facts
 from loopnest_docker import naming
 from loopnest_docker.engine import Engine
@@ -187,7 +188,7 @@ class Inventory:
 
 async def _wait(event: asyncio.Event, limit: float) -> None:
     try:
-        await asyncio.wait_for(event.wait(), limit)
+        await limited(event.wait(), limit)
     except asyncio.TimeoutError:
         return
     event.clear()

@@ -9,6 +9,7 @@ from typing import Any, Final
 import httpx
 
 from loopnest import Loop, LoopStatus, NestedError, Reason
+from loopnest.deadline import limited
 from loopnest.specs import HostContext
 from loopnest_docker import naming
 from loopnest_docker.facts import Facts
@@ -101,7 +102,7 @@ class View:
             return self._loop(container, LoopStatus.STARTING)
         try:
             asked = self._dialect.agent_status(server, container.conversation)
-            agent_status = await asyncio.wait_for(asked, self._settings.probe_timeout)
+            agent_status = await limited(asked, self._settings.probe_timeout)
         except (NestedError, asyncio.TimeoutError) as error:
             status = LoopStatus.RUNNING if self.is_ready(container) else LoopStatus.STARTING
             reason = error.reason if isinstance(error, NestedError) else Reason.NESTED_TIMEOUT

@@ -17,6 +17,7 @@ import httpx
 from pydantic import JsonValue, SecretStr
 
 from loopnest import NestedError, Reason
+from loopnest.deadline import limited
 from loopnest_nested.pools import PoolPerServer
 from loopnest_nested.redaction import redacted
 
@@ -98,7 +99,7 @@ class NestedServer:
         try:
             # httpx limits the wait for each part of an answer, not for all of it.
             sent = self.http.request(method, f"{self.url}{path}", headers=headers, **options)
-            return await asyncio.wait_for(sent, timeout or ANSWER_LIMIT)
+            return await limited(sent, timeout or ANSWER_LIMIT)
         except (httpx.TimeoutException, asyncio.TimeoutError) as error:
             raise NestedError(
                 f"The nested server did not answer {method} {path} within {timeout or ANSWER_LIMIT:g} s.",

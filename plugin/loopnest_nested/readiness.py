@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 _T = TypeVar("_T")
 _FIRST: Final = 0.01
@@ -35,9 +35,7 @@ async def until_alive(alive: Callable[[], Awaitable[bool]], died: Awaitable[_T],
             return None
         raise asyncio.TimeoutError
     finally:
-        for task in (asking, dying):
-            task.cancel()
-        await asyncio.gather(asking, dying, return_exceptions=True)
+        await _end(asking, dying)
 
 
 async def _ask(alive: Callable[[], Awaitable[bool]]) -> None:
@@ -45,3 +43,12 @@ async def _ask(alive: Callable[[], Awaitable[bool]]) -> None:
     while not await alive():
         await asyncio.sleep(pause)
         pause = min(pause * _FACTOR, _LONGEST)
+
+
+async def _end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel until it helps: libraries below may swallow a cancellation that comes together with an answer."""
+    for task in tasks:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=_LONGEST)
+        task.cancelled() or task.exception()  # retrieved

@@ -18,6 +18,7 @@ from typing import Final
 
 import psutil
 
+from loopnest.deadline import limited
 from loopnest_process.locks import locked
 
 #: Names the run in the environment of all its processes, to find those that outlive it.
@@ -116,7 +117,7 @@ class Run:
         """Kill every process of the run, also those that left its session, and wait until it has ended."""
         await asyncio.to_thread(self._kill_all)
         try:
-            await asyncio.wait_for(self.ended(), _FIRM)
+            await limited(self.ended(), _FIRM)
         except asyncio.TimeoutError:  # the supervisor was stopped by somebody, and can't end by itself
             if pid := self._number("pid"):
                 os.killpg(pid, signal.SIGKILL)

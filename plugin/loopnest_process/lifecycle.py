@@ -11,6 +11,7 @@ import contextlib
 from typing import Final
 
 from loopnest import Closed, LoopFailed, LoopNotFound, NestedError, Reason, StartLoop
+from loopnest.deadline import limited
 from loopnest_nested import session_keys
 from loopnest_process.parts import Parts
 from loopnest_process.registry import Record
@@ -134,7 +135,7 @@ class Lifecycle:
         trouble = await self._quiesce(record) if record.state == "running" else None
         run.ask_to_end()
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(run.ended(), self._parts.settings.stop_timeout)
+            await limited(run.ended(), self._parts.settings.stop_timeout)
         killed = run.alive()
         await run.kill()
         self._parts.registry.write(record.model_copy(update={"state": "stopped"}))
@@ -152,7 +153,7 @@ class Lifecycle:
         conversation_id = None if record.bare else record.conversation_id
         try:
             asked = self._parts.dialect.quiesce(self._parts.server(record), conversation_id)
-            await asyncio.wait_for(asked, self._parts.settings.stop_timeout)
+            await limited(asked, self._parts.settings.stop_timeout)
         except asyncio.TimeoutError:
             return "The agent did not stop in time."
         except NestedError as error:

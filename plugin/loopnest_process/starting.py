@@ -13,6 +13,7 @@ from typing import Final
 from pydantic import SecretStr
 
 from loopnest import LoopFailed, NestedError, Reason, StartLoop
+from loopnest.deadline import limited
 from loopnest_nested.readiness import until_alive
 from loopnest_nested.redaction import secrets_of
 from loopnest_process.child import Run
@@ -104,7 +105,7 @@ class Boot:
         place = self._parts.registry.place(record.conversation_id)
         try:
             work = self._parts.dialect.ensure_conversation(server, self._request, place)
-            await asyncio.wait_for(work, self._left())
+            await limited(work, self._left())
         except asyncio.TimeoutError as error:
             raise self._late(record, "did not create the conversation") from error
         except NestedError:

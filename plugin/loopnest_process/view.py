@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from loopnest import Loop, LoopStatus, NestedError, Reason
+from loopnest.deadline import limited
 from loopnest_process.parts import Parts
 from loopnest_process.registry import Record
 
@@ -69,7 +70,7 @@ class View:
         conversation_id = None if record.bare else record.conversation_id
         asked = self._parts.dialect.agent_status(self._parts.server(record), conversation_id)
         with contextlib.suppress(NestedError, asyncio.TimeoutError):
-            status = await asyncio.wait_for(asked, self._parts.settings.probe_timeout)
+            status = await limited(asked, self._parts.settings.probe_timeout)
             return loop.model_copy(update={"agent_status": status})
         return loop.model_copy(
             update={"reason": Reason.NESTED_TIMEOUT, "message": "The nested server does not answer."}

@@ -28,6 +28,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="One round and few loops: shows that it works.")] = False,
     rounds: Annotated[int | None, typer.Option(help="At most so many rounds.")] = None,
     loops: Annotated[str, typer.Option(help="Numbers of loops to list.")] = "1,10,100,1000",
+    cycles: Annotated[int, typer.Option(help="Starts and closes in search of leaks.")] = 500,
     peers: Annotated[str, typer.Option(help="Which peers; empty for none.")] = ",".join(PEERS),
     cache: Annotated[Path, typer.Option(help="Where the peers are installed.")] = _CACHE,
 ) -> None:
@@ -41,7 +42,7 @@ def main(
     # Programs run in it: a peer may leave files of another user's in what it mounts.
     with (
         tempfile.TemporaryDirectory(prefix="loopnest-bench-", ignore_cleanup_errors=True) as directory,
-        Stage(Path(directory), cache, sizes, 1 if quick else rounds, chosen, quick=quick) as stage,
+        Stage(Path(directory), cache, sizes, 1 if quick else rounds, chosen, 60 if quick else cycles) as stage,
     ):
         _require_images(stage)
         where = report.machine(stage.engine.version(), len(stage.engine.containers()), load)

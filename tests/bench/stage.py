@@ -39,16 +39,19 @@ class Stage:
     """One run. Everything it makes carries its namespace, and goes with it.
 
     Args:
-        quick: a few rounds and few loops: to see that the benchmark works, not to measure.
+        cache: where the peers' environments are.
+        sizes: for how many loops listings are measured.
+        rounds: at most so many of each work; None for as many as are usual.
         peers: which peers are measured too.
+        cycles: of start and close, in the search for leaks.
     """
 
     def __init__(
-        self, directory: Path, cache: Path, sizes: list[int], rounds: int | None, peers: set[str], *, quick: bool
+        self, directory: Path, cache: Path, sizes: list[int], rounds: int | None, peers: set[str], cycles: int
     ) -> None:
         self.namespace, self.secret = f"bench-{secrets.token_hex(4)}", secrets.token_hex(16)
         self.directory, self.cache, self.sizes, self.peers = directory, cache, sizes, peers
-        self.results, self.console, self.quick = Results(), Console(stderr=True), quick
+        self.results, self.console, self.cycles = Results(), Console(stderr=True), cycles
         self._rounds = rounds
         self._stack = ExitStack()
         self._programs: dict[str, Program] = {}

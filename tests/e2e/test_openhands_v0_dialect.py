@@ -96,13 +96,16 @@ def said(events: list[dict[str, Any]]) -> list[str]:
 
 
 async def test_an_agent_works_and_comes_back_with_its_history_workspace_and_secrets(manager, model):
-    commands = "echo six times seven is $((6 * 7)) | tee note.txt; whoami; echo the secret is $TOKEN"
+    commands = "echo six times seven is $((6 * 7)) | tee note.txt; whoami; echo the secret is $TOKEN; env"
     secrets = {"TOKEN": Secret(value="tell-nobody")}
     loop = await manager.start_loop(request(model, f"run: {commands}", secrets=secrets))
     events = await until(loop, finished(1))
     assert "six times seven is 42" in outputs(events)
     assert "agent" in outputs(events).split()
     assert "tell-nobody" not in str(events)  # it is in the terminal, and hidden in what the terminal says
+    assert "WORKSPACE_BASE" in outputs(events)
+    assert loop.session_key
+    assert loop.session_key.get_secret_value() not in str(events)
     [listed] = await manager.list_loops(LoopQuery(user_id="alice", probe=True))
     assert listed.agent_status == "finished"
 

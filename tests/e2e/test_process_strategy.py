@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from loopnest import Llm, LoopManager, LoopnestSettings, StartLoop
+from loopnest import Llm, LoopManager, LoopnestSettings, Message, StartLoop
 from loopnest.testing import StrategyConformance
+from loopnest_cli import scripted_model
+from loopnest_nested.client import NestedServer, new_http_client
+from loopnest_nested.dialects import get_dialect
 from loopnest_process.hooks import ProcessStrategy
 from loopnest_process.settings import ProcessSettings
 
-from ..processes import kill_processes_of
+from ..processes import kill_processes_of, processes_of
 from ..received import received
 from .conftest import missing
 
@@ -59,3 +63,27 @@ class TestProcessStrategy(StrategyConformance):
     def broken_request(self, conversation_id, user_id):
         environment = {"OH_SESSION_API_KEYS_1": SecretStr("["), "PYTHONHOME": SecretStr("/nowhere")}
         return StartLoop(conversation_id=conversation_id, user_id=user_id, environment=environment)
+
+
+async def test_an_agent_works_on_while_its_host_is_away_and_leaves_no_process_behind(new_manager, tmp_path):
+    with scripted_model.serve("127.0.0.1") as model:
+        llm = Llm(model="openai/scripted", api_key=SecretStr("sk-scripted"), base_url=model.url)
+        work = Message(text="run: sleep 1; echo six times seven is $((6 * 7)) > answer")
+        async with new_manager() as loops:
+            request = StartLoop(conversation_id="c1", user_id=ALICE, llm=llm, initial_message=work)
+            await loops.start_loop(request)
+        async with new_manager() as loops:
+            loop = await loops.get_loop("c1", ALICE)
+            await asyncio.wait_for(_finished(loop), 180)
+            (answer,) = tmp_path.rglob("workspace/answer")
+            assert answer.read_text() == "six times seven is 42\n"
+            assert (await loops.close_session("c1", ALICE)).graceful
+            assert list(processes_of(tmp_path)) == []
+
+
+async def _finished(loop):
+    """Wait until the agent says that it is done, through the url and key that a listing returned."""
+    async with new_http_client() as http:
+        server = NestedServer(loop.url, loop.session_key, http)
+        events = get_dialect(loop.dialect).events(server, loop.conversation_id, follow=True)
+        await anext(event async for event in events if event.get("tool_name") == "finish")

@@ -51,8 +51,9 @@ def fake() -> Fake:
 
 @pytest.fixture
 def no_waiting() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=3):
-        yield
+    stamina.set_testing(True, attempts=3)
+    yield
+    stamina.set_testing(False)
 
 
 @pytest.fixture

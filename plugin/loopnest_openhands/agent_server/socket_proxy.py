@@ -84,7 +84,7 @@ async def _downward(client: WebSocket, nested: ClientConnection) -> None:
 
 
 def _farewell(nested: ClientConnection) -> tuple[int, str]:
-    code = nested.close_code
+    code = nested.protocol.close_code  # websockets 13 has it nowhere else
     if code is None or code in _UNSAYABLE:
         return RESTARTED, "The loop stopped"
-    return code, nested.close_reason or ""
+    return code, nested.protocol.close_reason or ""

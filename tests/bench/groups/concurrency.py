@@ -44,10 +44,10 @@ def _floor(stage: Stage, floor: Program, count: int) -> None:
 
 def _app_server(stage: Stage, count: int) -> None:
     program = stage.program("app_server")
-    program.call("open", image=STANDIN, port=8000, prefix="oh-bench-", environment={}, engine=None)
+    program.call("open", image=STANDIN, port=8000, prefix=f"oh-{stage.namespace}-", environment={}, engine=None)
     calls = [{"key": secrets.token_hex(8)} for _ in range(count)]
     _note(stage, "app server", count, program.calls("start", calls, together=True))
-    stage.remove_named("oh-bench-")
+    stage.remove_named(f"oh-{stage.namespace}-")
 
 
 def _note(stage: Stage, name: str, count: int, answer: object) -> None:

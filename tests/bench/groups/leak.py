@@ -14,7 +14,7 @@ _WARM_UP = 40
 
 def run(stage: Stage) -> None:
     """500 cycles; what the first 40 need for good is not counted."""
-    cycles = 500 if not stage.quick else 60
+    cycles = stage.cycles
     manager = stage.manager("manager of cycles", close_timeout=2)
     row = stage.results.row("leak", "start and close with removal", cycles, OURS)
     before, objects = manager.footprint(), _objects(stage)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from bench.measure import OURS
-from bench.program import Program
+from bench.program import Answer, Program
 from bench.stage import Stage
 
 #: By the work, what each program is asked for.
@@ -43,21 +42,30 @@ def _programs(stage: Stage) -> list[str]:
 
 
 def _measure(stage: Stage, name: str, size: int, *, last: bool) -> None:
-    stage.fleet.name_for(name)
     program = _opened(stage, name, None)
     for work, op in _WORKS[name].items():
         if name != OURS and work == LIST_PROBED:
             continue  # it is the same call as the listing
         row = stage.results.row("list", work, size, name)
-        answer = program.calls(*_request(stage, name, op, size, _repeats(name, op, size)))
+        answer = _answered(program, *_request(stage, name, op, size, _repeats(name, op, size)))
         row.samples += [seconds * 1e3 for seconds in answer.seconds]
         row.stall = max(row.stall or 0, answer.stall * 1e3)
         row.own_stall = max(row.own_stall or 0, answer.own_stall * 1e3)
         row.memory = program.footprint().memory
-        row.note = f"{answer.errors[0][:60]}" if answer.errors else ""
+        if answer.errors:
+            stage.remark(f"{work}, {name}, {size} loops: {answer.errors[0][:200]}")
     if last:
         _count(stage, name, size)
     _copy_probed(stage, name, size)
+
+
+def _answered(program: Program, op: str, calls: list[dict[str, Any]]) -> Answer:
+    """Some peers fail while other people's containers go away: ask again, a few times."""
+    answer = program.calls(op, calls)
+    for _ in range(4):
+        if answer.errors:
+            answer = program.calls(op, calls)
+    return answer
 
 
 def _count(stage: Stage, name: str, size: int) -> None:
@@ -80,20 +88,23 @@ def _copy_probed(stage: Stage, name: str, size: int) -> None:
 def _opened(stage: Stage, name: str, engine: str | None) -> Program:
     """The program, connected and warm: what is measured is its every day."""
     if name == OURS:
+        stage.fleet.name_for(name)
         program = stage.fleet_manager(engine)
         program.calls("list", [{"probe": True}, {}])
         return program
     if name == "upstream":
         program = stage.program("upstream")
         program.call("open", store=str(stage.directory / "upstream"), engine=engine)
-        program.call("get", key=stage.fleet.keys[0])
+        stage.fleet.name_for(name)  # no sooner: a host of upstream's that ends removes all containers named so
+        program.calls("get", [{"key": stage.fleet.keys[0]}])
         return program
     program = stage.program("app_server")
     program.call("open", image="unused", port=stage.port, prefix=_PREFIX, environment={}, engine=engine)
+    stage.fleet.name_for(name)
     return program
 
 
-def _request(stage: Stage, name: str, op: str, size: int, repeats: int) -> tuple[str, list[Mapping[str, Any]]]:
+def _request(stage: Stage, name: str, op: str, size: int, repeats: int) -> tuple[str, list[dict[str, Any]]]:
     key = stage.fleet.keys[size // 2]
     if op == "probe":
         return "list", [{"probe": True}] * repeats

@@ -24,7 +24,6 @@ ENVIRONMENT = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "OPENHANDS_SUPPRESS_BANNER": "1",
 }
-_PREFIX = "oh-agent-server-"
 
 
 def body(directory: str) -> dict[str, Any]:
@@ -51,7 +50,13 @@ def run(stage: Stage) -> None:
         subjects.append(lambda _: _agent_server(stage, outer))
     if stage.has("app server"):
         app = stage.program("app_server")
-        options = {"image": AGENT_SERVER, "port": 8000, "prefix": _PREFIX, "environment": ENVIRONMENT, "engine": None}
+        options = {
+            "image": AGENT_SERVER,
+            "port": 8000,
+            "prefix": f"oh-{stage.namespace}-",
+            "environment": ENVIRONMENT,
+            "engine": None,
+        }
         app.call("open", **options)
         subjects.append(lambda _: _app_server(stage, app))
     if stage.has("upstream") and (image := upstream_image(stage)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import openhands.agenthub  # noqa: F401 - registers the agents
 import socketio
 from openhands.core.config import OpenHandsConfig
 from openhands.server.conversation_manager.docker_nested_conversation_manager import DockerNestedConversationManager

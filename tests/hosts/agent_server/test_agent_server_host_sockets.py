@@ -31,7 +31,7 @@ async def close_code(connection: ClientConnection) -> int | None:
     with pytest.raises(ConnectionClosed):
         while True:
             await connection.recv()
-    return connection.close_code
+    return connection.protocol.close_code
 
 
 @pytest.mark.parametrize("kind", ["events", "session"])
@@ -83,7 +83,7 @@ async def test_what_the_nested_server_says_at_the_end_is_passed_on(host):
         await one.send(AUTH)
         await one.send("bye")
         assert await close_code(one) == 4004
-        assert one.close_reason == "Conversation not found"
+        assert one.protocol.close_reason == "Conversation not found"
 
 
 async def test_a_loop_that_can_not_be_reached_is_to_be_tried_again(host):

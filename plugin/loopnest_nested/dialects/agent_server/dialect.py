@@ -12,6 +12,7 @@ import stamina
 from pydantic import JsonValue, SecretStr
 
 from loopnest import Control, Event, NestedError, RawEvent, Reason, StartLoop
+from loopnest.deadline import limited
 from loopnest_nested.client import NestedServer
 from loopnest_nested.dialects import Place
 from loopnest_nested.dialects.agent_server import history
@@ -191,7 +192,7 @@ async def _quiesce(server: NestedServer, path: str) -> None:
     if await _status(server, path) != _RUNNING:
         return
     try:
-        await asyncio.wait_for(_pause(server, path), _GRACE)
+        await limited(_pause(server, path), _GRACE)
     except asyncio.TimeoutError:
         await server.request("POST", f"{path}/interrupt", timeout=_INTERRUPT_LIMIT)
 
