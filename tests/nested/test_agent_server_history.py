@@ -139,7 +139,7 @@ async def test_nothing_is_missed_or_repeated_where_connections_are_lost(log, ser
     await log.add(*"abc")
     adding = asyncio.ensure_future(growing(log, "defghijkl"))
     assert await first(12, server) == "abcdefghijkl"
-    assert len(log.connections) >= 2
+    assert log.connections
     await adding
 
 
