@@ -132,12 +132,12 @@ class Inventory:
         return not self._stream.alive or self.age > self._max_age
 
     async def _list_all(self) -> None:
-        self._dirty.clear()
+        heard, self._dirty = self._dirty, set()
         listed_at = time.monotonic()
         before, trusted = self._states(), self._stream.alive and self._listed_at != float("-inf")
         self._replace({}, {}, await self._query({"label": [self._label]}))
         self._listed_at = self._began = listed_at
-        unheard = {key for key, _ in before.items() ^ self._states().items()} - self._dirty
+        unheard = {key for key, _ in before.items() ^ self._states().items()} - self._dirty - heard
         if trusted and unheard:
             _log.warning("The engine's event stream missed changes of %d containers; opening it again.", len(unheard))
             await self._stream.reopen()

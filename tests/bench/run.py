@@ -46,11 +46,13 @@ def main(
     ):
         _require_images(stage)
         where = report.machine(stage.engine.version(), len(stage.engine.containers()), load)
-        for name in group or GROUPS:
-            stage.say(f"[bold]{name}[/]")
-            _run(stage, name)
-            _write(stage, where, json, markdown, plot)  # a long run that is broken off has not been for nothing
-        _print(stage, where)
+        try:
+            for name in group or GROUPS:
+                stage.say(f"[bold]{name}[/]")
+                _run(stage, name)
+        finally:  # a long run that is broken off has not been for nothing
+            _write(stage, where, json, markdown, plot)
+            _print(stage, where)
 
 
 def _run(stage: Stage, name: str) -> None:

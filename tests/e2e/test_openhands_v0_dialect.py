@@ -91,6 +91,12 @@ def outputs(events: list[dict[str, Any]]) -> str:
     return "\n".join(it["content"] for it in events if it.get("observation") == "run")
 
 
+def story(events: list[dict[str, Any]]) -> str:
+    return "\n".join(
+        f"{it['id']} {it['source']} {it.get('action') or it.get('observation')} {it['message']}" for it in events
+    )
+
+
 def said(events: list[dict[str, Any]]) -> list[str]:
     return [it["args"]["content"] for it in events if it.get("action") == "message" and it.get("source") == "user"]
 
@@ -114,7 +120,7 @@ async def test_an_agent_works_and_comes_back_with_its_history_workspace_and_secr
     back = await manager.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
     await manager.send_event("c1", Message(text="run: cat note.txt"), "alice")
     events = await until(back, finished(2))
-    assert outputs(events).count("six times seven is 42") == 2
+    assert outputs(events).count("six times seven is 42") == 2, story(events)
     assert said(events) == [f"run: {commands}", "run: cat note.txt"]
     assert {seen.api_key for seen in model.requests} == {"sk-scripted"}
 

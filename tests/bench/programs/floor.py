@@ -30,6 +30,7 @@ class Driver:
             "Labels": {"dev.loopnest.bench": "floor"},
             "HostConfig": {
                 "PortBindings": {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
+                "Init": True,  # or TERM may not reach the server, and the stop takes its full limit
                 "Memory": memory,
                 "NanoCpus": 2_000_000_000,
             },

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -45,10 +47,11 @@ class ServerProcess:
 
     def __post_init__(self) -> None:
         self.keys = derive(SecretStr("test"), new_nonce())
+        self.terminals = Path(tempfile.mkdtemp(prefix="terminals-"))  # sockets need a short path
 
     def start(self) -> None:
         own = {name: value.get_secret_value() for name, value in self.dialect.secret_environment(self.keys).items()}
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), **own}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "TMUX_TMPDIR": str(self.terminals), **own}
         environment |= self.dialect.environment(self.place, self.port)
         with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -64,6 +67,13 @@ class ServerProcess:
                 self.process.wait(30)
             finally:
                 self.process.kill()
+
+    def discard(self) -> None:
+        """Stop it, and the terminals that outlive a server that was killed."""
+        self.stop()
+        for terminal in self.terminals.glob("*/*"):
+            subprocess.run(["tmux", "-S", str(terminal), "kill-server"], capture_output=True, check=False)
+        shutil.rmtree(self.terminals, ignore_errors=True)
 
     async def _ready(self) -> None:
         async with new_http_client() as http:
@@ -107,7 +117,7 @@ def new_process(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
     yield new
     for process in made:
-        process.stop()
+        process.discard()
 
 
 @pytest.fixture(scope="session")
