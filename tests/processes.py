@@ -12,7 +12,7 @@ import psutil
 def processes_of(directory: Path) -> Iterator[psutil.Process]:
     """Every process that works, or was told to work, on files below ``directory``."""
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, FileNotFoundError):  # older ones let that through
             if any(str(directory) in part for part in [*process.cmdline(), process.cwd()]):
                 yield process
 

@@ -37,7 +37,11 @@ _INTERRUPT_LIMIT: Final = 10.0
 
 
 class AgentServer:
-    """The dialect ``agent-server``, tried with openhands-agent-server 1.34 and 1.58."""
+    """The dialect ``agent-server``, tried with openhands-agent-server 1.34 and 1.58.
+
+    Where several processes create one conversation at the same moment, 1.58 makes one of it and takes the first
+    message once; 1.34 takes it from each of them.
+    """
 
     name = "agent-server"
 
