@@ -90,17 +90,19 @@ class Filler:
         surplus = [slot.nonce for slot in slots if pool.fits(slot, spec)][self.size :]
         for slot in slots:
             token = tokens.pop(slot.nonce, None)
-            useless = slot.nonce in surplus or self._is_useless(slot, token, spec)
-            if useless and (token is None or await pool.take_token(self._parts, token)):
-                await pool.remove(self._parts, slot.container.id)
+            if token is None:  # booting, or claimed at this very moment: nobody's only after a while
+                useless = slot.container.down or _age(slot) > self._parts.settings.start_timeout + _GRACE
+            else:
+                useless = slot.nonce in surplus or self._is_useless(slot, spec)
+                useless = useless and await pool.take_token(self._parts, token)
+            if useless:  # by its name, as one that was claimed meanwhile has another
+                await pool.remove(self._parts, slot.container.name)
         for token in tokens.values():  # their slots are gone
             if _age(token) > _GRACE:
                 await pool.remove(self._parts, token.container.id)
 
-    def _is_useless(self, slot: Slot, token: Slot | None, spec: ContainerSpec) -> bool:
+    def _is_useless(self, slot: Slot, spec: ContainerSpec) -> bool:
         if slot.container.down:
-            return True
-        if token is None and _age(slot) > self._parts.settings.start_timeout + _GRACE:
             return True
         return not pool.fits(slot, spec) and _age(slot) > self._parts.settings.pool.drain_after
 
