@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import time
 from typing import Any, Final
 
 from loopnest import EngineError, LoopFailed, Reason
@@ -83,6 +84,7 @@ class Network:
             with contextlib.suppress(NotOnEngine):
                 await self._engine.call("remove_network", self.name)
             await self._run_once(self._helper(removal(naming.bridge_name(self._namespace)), image))
+            await self._remove_helpers(age=0)
 
     async def gateway(self) -> str:
         """The address under which loops see this host."""
@@ -113,6 +115,7 @@ class Network:
     async def _apply(self, image: str) -> None:
         script = _rules(naming.bridge_name(self._namespace), self._settings)
         try:
+            await self._remove_helpers(age=2 * _RULE_TIMEOUT)
             exit_code, output = await self._run_once(self._helper(script, image))
         except NotOnEngine as error:
             exit_code, output = -1, error.message
@@ -140,6 +143,14 @@ class Network:
                 "SecurityOpt": ["no-new-privileges"],
             },
         }
+
+    async def _remove_helpers(self, age: int) -> None:
+        """Remove helpers that a killed process left; those younger than ``age`` seconds may be somebody's."""
+        labels = [f"{naming.NAMESPACE}={self._namespace}", f"{naming.ROLE}=firewall"]
+        for helper in await self._engine.call("containers", all=True, filters={"label": labels}):
+            if time.time() - helper["Created"] >= age:
+                with contextlib.suppress(NotOnEngine, EngineConflict):  # another process was faster
+                    await self._engine.call("remove_container", helper["Id"], force=True, v=True)
 
     async def _run_once(self, body: dict[str, Any]) -> tuple[int, str]:
         created = await self._engine.call("create_container_from_config", body)

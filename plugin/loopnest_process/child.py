@@ -103,13 +103,13 @@ class Run:
 
     def listens(self, port: int) -> bool:
         """Whether a process of this run serves ``port``; somebody else may have taken it."""
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error, OSError):
             return any(_listens(server, port) for server in self._servers())
         return False
 
     def ask_to_end(self) -> None:
         """Send SIGTERM to the server."""
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error, OSError):
             for server in self._servers():
                 server.terminate()
 
@@ -151,8 +151,7 @@ class Run:
         """Let go of the supervisor where it was our child; once, as its number may become another child's."""
         if pid := self._number("pid"):
             with contextlib.suppress(ChildProcessError):
-                if os.waitpid(pid, os.WNOHANG)[0] == 0:
-                    return  # it let go of the lock, and is not quite gone: the next look will do
+                os.waitpid(pid, 0)  # a moment: it let go of the lock, so it is all but gone
             self._file("pid").unlink(missing_ok=True)
 
     def _number(self, kind: str) -> int | None:

@@ -7,7 +7,7 @@ import os
 import signal
 import stat
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -238,6 +238,13 @@ async def test_an_event_for_a_loop_that_starts_waits_for_it(opened):
 # --- ports --------------------------------------------------------------------------------------------------------
 
 
+class Impostor(ThreadingHTTPServer):
+    """Many at once, as one client that connects and says nothing would hold up a single thread for ever."""
+
+    daemon_threads = True
+    block_on_close = False
+
+
 @pytest.fixture
 def impostor():
     """Somebody who took the port a moment ago, and says yes to everything."""
@@ -254,7 +261,7 @@ def impostor():
             pass
 
     asked = []
-    with HTTPServer(("127.0.0.1", 0), Yes) as server:
+    with Impostor(("127.0.0.1", 0), Yes) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server.server_port
