@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +20,15 @@ def processes_of(directory: Path) -> Iterator[psutil.Process]:
 
 
 def kill_processes_of(directory: Path) -> None:
-    """Kill them all, and reap those that are ours."""
-    for process in processes_of(directory):
-        with contextlib.suppress(psutil.Error):
+    """Kill them all, wait until they ended, and reap those that are ours."""
+    killed = list(processes_of(directory))
+    for process in killed:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-            process.wait(10)
+    for process in killed:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process.pid, 0)
+        # Init may take seconds to reap what others left; a zombie holds nothing.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.01)

@@ -134,7 +134,10 @@ class Run:
 
     def _kill_all(self) -> None:
         """Kill all but the supervisor, which then tells the exit code; again, as they may have forked meanwhile."""
-        supervisor = self._number("pid")
+        supervisor = self._number("pid") if self.alive() else None
+        if supervisor:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(supervisor, signal.SIGCONT)  # a debugger, or an operator, may have stopped it
         while others := [process for process in self._marked() if process.pid != supervisor]:
             for process in others:
                 with contextlib.suppress(psutil.NoSuchProcess):
