@@ -100,9 +100,9 @@ class LoopManager:
 
     @classmethod
     def from_plugins(
-        cls, strategy: object, *overrides: object, settings: LoopnestSettings | None = None
+        cls, strategy: object, *overrides: object, settings: LoopnestSettings | None = None, one_shot: bool = False
     ) -> LoopManager:
-        """Build it from plugin objects: for tests, and for hosts that choose in code."""
+        """Build it from plugin objects: for tests, and for hosts that choose in code; ``one_shot`` as above."""
         settings = settings or LoopnestSettings()
         plugins = new_plugin_manager()
         register(plugins, strategy, settings.strategy, type(strategy).__name__)
@@ -110,7 +110,9 @@ class LoopManager:
         for override in reversed(overrides):
             name = plugins.get_canonical_name(override)
             register(plugins, override, name, name)
-        return cls(plugins, settings)
+        manager = cls(plugins, settings)
+        manager._one_shot = one_shot
+        return manager
 
     # --- life -------------------------------------------------------------------------------------------------------
 

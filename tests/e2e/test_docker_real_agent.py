@@ -102,7 +102,12 @@ async def test_the_sdk_s_own_remote_client_drives_the_loop(manager, model):
         model.url,
         "run: echo by the $((1 + 0))st party client",
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "SESSION_KEY": loop.session_key.get_secret_value(), "PYTHONWARNINGS": "ignore"},
+        env={
+            **os.environ,
+            "SESSION_KEY": loop.session_key.get_secret_value(),
+            "PYTHONWARNINGS": "ignore",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # its import fails where it can't fetch that
+        },
     )
     output, _ = await asyncio.wait_for(client.communicate(), 120)
     assert client.returncode == 0
