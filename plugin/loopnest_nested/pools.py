@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -44,12 +45,15 @@ class PoolPerServer(httpx.AsyncBaseTransport):
 
     def __init__(self) -> None:
         self._pools: dict[_Server, _Pool] = {}
-        self._ssl = ssl.create_default_context()
+        #: With no authorities in it, as no TLS is spoken over http, and each transport wants one.
+        self._none = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._authorities: asyncio.Future[ssl.SSLContext] | None = None
         self._swept = time.monotonic()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send over a connection to the request's server."""
-        pool = self._pool(request.url)
+        context = await self._trusted() if request.url.scheme == "https" else self._none
+        pool = self._pool(request.url, context)
         pool.active += 1
         try:
             await self._sweep()
@@ -75,10 +79,16 @@ class PoolPerServer(httpx.AsyncBaseTransport):
         if self._pools.get(_server(url)) is pool:
             del self._pools[_server(url)]
 
-    def _pool(self, url: httpx.URL) -> _Pool:
+    async def _trusted(self) -> ssl.SSLContext:
+        """Load the system's authorities, once and on a thread: that takes 50 ms."""
+        if self._authorities is None:
+            self._authorities = asyncio.ensure_future(asyncio.to_thread(ssl.create_default_context))
+        return await asyncio.shield(self._authorities)
+
+    def _pool(self, url: httpx.URL, context: ssl.SSLContext) -> _Pool:
         server = _server(url)
         if server not in self._pools:
-            transport = httpx.AsyncHTTPTransport(verify=self._ssl, trust_env=False, limits=_LIMITS)
+            transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=_LIMITS)
             self._pools[server] = _Pool(transport)
         return self._pools[server]
 
