@@ -6,7 +6,6 @@ It translates the host's interface to `LoopManager` and back, and decides nothin
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from types import TracebackType
 from typing import Any
@@ -17,6 +16,7 @@ from openhands.server.conversation_manager.conversation_manager import Conversat
 from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
 from loopnest import (
+    EVERYONE,
     Everyone,
     InvalidRequest,
     Loop,
@@ -27,6 +27,7 @@ from loopnest import (
     LoopStatus,
     QuotaExceeded,
     StartLoop,
+    owner_of,
 )
 from loopnest_openhands.legacy import build, limit, requests, users
 from loopnest_openhands.legacy.host import Host
@@ -110,9 +111,7 @@ class ConversationManager(HostConversationManager):
 
     async def _start(self, sid: str, settings: Any, user_id: str | None, asked: dict[str, Any], *, wait: bool) -> Loop:
         async with self._lock(f"user {user_id}"):  # two at once must not both find room for one
-            known = None
-            with contextlib.suppress(LoopNotFound):
-                known = await self._loops.get_loop(sid, user_id)
+            known = await self._known(sid, user_id)
             if known is None or known.status not in ACTIVE:
                 await self._make_room(sid, user_id)
             if asked and known is None:
@@ -120,6 +119,20 @@ class ConversationManager(HostConversationManager):
             request = await self._request(sid, settings, user_id, asked)
             loop = await self._loops.start_loop(request)
         return await self._loops.start_loop(request.model_copy(update={"wait": True})) if wait else loop
+
+    async def _known(self, sid: str, user_id: str | None) -> Loop | None:
+        """The user's loop; None where nobody has one of that id.
+
+        Raises:
+            LoopNotFound: it is somebody else's, so that not even a note is taken of who asked.
+        """
+        try:
+            loop = await self._loops.get_loop(sid, EVERYONE)
+        except LoopNotFound:
+            return None
+        if loop.owner != owner_of(user_id):
+            raise LoopNotFound(sid)
+        return loop
 
     async def _request(self, sid: str, settings: Any, user_id: str | None, asked: dict[str, Any]) -> StartLoop:
         self._side.remember(sid, user_id)

@@ -111,7 +111,8 @@ class NestedSide:
             loop = await self._loops.get_loop(conversation_id, asking)
         if loop is None and not await self._host.knows(conversation_id, user_id):
             return None
-        self.remember(conversation_id, user_id)
+        if loop:
+            self.remember(conversation_id, user_id)
         nested = self._forward.to(conversation_id, asking)
         told = await self._told_by(loop, nested) if loop else Told()
         return NestedConversation(self._host, nested, user_id, told)

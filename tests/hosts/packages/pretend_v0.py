@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Stub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.hung = False
+        self.status = "RUNNING"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -48,11 +50,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.server.hung:
             threading.Event().wait(20)
-        self._answer({"status": "RUNNING", "runtime_status": "STATUS$READY"})
+        told = {"status": self.server.status, "runtime_status": "STATUS$READY"}
+        # An agent that has done so much that its last change of state is far back.
+        self._answer({"events": [], "has_more": True} if "/events" in self.path else told)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
         self.server.told.append((self.path, body))
+        if self.path.endswith("/start"):
+            self.server.status = "RUNNING"
         self._answer({"status": "ok"})
 
     def _answer(self, body: dict[str, Any]) -> None:
@@ -61,7 +67,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        with contextlib.suppress(BrokenPipeError):  # who asked had no patience
+            self.wfile.write(data)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -77,6 +84,8 @@ class PretendV0:
         self.stub = Stub()
         self.loops: dict[str, Loop] = {}
         self.requests: list[StartLoop] = []
+        self.closed: list[str] = []
+        self.urls: dict[str, str] = {}
 
     @hookimpl
     def start_loop(self, request: StartLoop) -> Loop:
@@ -87,7 +96,7 @@ class PretendV0:
             conversation_id=request.conversation_id,
             owner=owner_of(request.user_id),
             status=LoopStatus.RUNNING,
-            url=self.stub.url,
+            url=self.urls.get(request.conversation_id, self.stub.url),
             session_key=SecretStr(f"key of {request.conversation_id}"),
         )
         return self.loops[request.conversation_id]
@@ -96,6 +105,7 @@ class PretendV0:
     def close_session(self, conversation_id: str, remove: bool) -> Closed:
         if conversation_id not in self.loops:
             raise LoopNotFound(conversation_id)
+        self.closed.append(conversation_id)
         stopped = {"status": LoopStatus.STOPPED, "url": None, "session_key": None}
         self.loops[conversation_id] = self.loops[conversation_id].model_copy(update=stopped)
         if remove:

@@ -5,6 +5,7 @@ conversation asks for it, or serves nothing until it is up, and looks in steps o
 their boot importing, so here they do it at the same time, and the action server is handed over as one kept warm.
 """
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -67,6 +68,25 @@ def hand_over(process: "subprocess.Popen[bytes]", port: int, local_runtime: Any)
     server.log_thread.start()
 
 
+async def upload_files(
+    manager: Any, sid: str, files: list[tuple[str, bytes]]
+) -> tuple[list[str], list[dict[str, str]]]:
+    """Store files as they are; upstream's own decodes every file as text, which mangles all others."""
+    session = manager.get_agent_session(sid)
+    if not session or not session.runtime:
+        raise ValueError(f"Runtime not available for conversation {sid}")
+    workspace, uploaded, skipped = Path(os.environ["WORKSPACE_BASE"]), list[str](), list[dict[str, str]]()
+    for name, content in files:
+        file = workspace / name
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(file.write_bytes, content)
+            uploaded.append(str(file))
+        except OSError as error:
+            skipped.append({"name": name, "reason": str(error)})
+    return uploaded, skipped
+
+
 def main() -> None:
     """Start the one, import the other meanwhile, and serve."""
     port = free_port()
@@ -74,6 +94,8 @@ def main() -> None:
 
     local_runtime: Any = import_module("openhands.runtime.impl.local.local_runtime")  # takes as long as its own boot
     server: Any = import_module("openhands.server.__main__")
+    managers: Any = import_module("openhands.server.conversation_manager.standalone_conversation_manager")
+    managers.StandaloneConversationManager.upload_files = upload_files
     hand_over(process, port, local_runtime)
     local_runtime.LocalRuntime._wait_until_alive.retry.wait = import_module("tenacity").wait_fixed(0.05)
     server.main()
