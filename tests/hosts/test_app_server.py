@@ -153,6 +153,11 @@ def test_a_start_that_fails_is_told_in_the_listing_and_in_the_log(server: AppSer
     assert sandbox["id"] in server.log.read_text()
 
 
+def test_what_doctor_would_complain_about_is_logged(server: AppServer, user: dict[str, str]) -> None:
+    start(server, user)
+    assert "host: The image is of another host. Build it." in server.log.read_text()
+
+
 def test_users_see_and_change_only_their_own(server: AppServer, user: dict[str, str]) -> None:
     sandbox, stranger = start(server, user), {"X-User": "stranger"}
     assert sandbox["created_by_user_id"] == user["X-User"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,11 +13,12 @@ from starlette.routing import Mount
 
 from loopnest import LoopManager
 from loopnest_nested.client import new_http_client
-from loopnest_openhands.agent_server import upstream
+from loopnest_openhands.agent_server import gateway, upstream
 from loopnest_openhands.agent_server.catalog import Catalog
 from loopnest_openhands.agent_server.conversations import Conversations
 from loopnest_openhands.agent_server.dispatch import Dispatch
 from loopnest_openhands.agent_server.upstream import Stock
+from loopnest_openhands.findings import log_findings
 
 
 def build(config: Any = None, loops: LoopManager | None = None) -> Starlette:
@@ -38,11 +40,15 @@ def assemble(stock: Stock, loops: LoopManager) -> Starlette:
     http = new_http_client()
     catalog = Catalog(loops.settings.state_dir / loops.settings.namespace / "agent-server")
     conversations = Conversations(loops, catalog, http, idle_after=stock.idle_after, environment=stock.webhooks)
+    gateway.install(stock, conversations)
     stock.app.user_middleware.append(Middleware(Dispatch, stock=stock, conversations=conversations))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with http, loops, conversations.idle, stock.app.router.lifespan_context(stock.app):
+            examining = asyncio.ensure_future(log_findings(loops))
             yield
+            examining.cancel()
+            await asyncio.gather(examining, return_exceptions=True)
 
     return Starlette(routes=[Mount("/", app=stock.app)], lifespan=lifespan)

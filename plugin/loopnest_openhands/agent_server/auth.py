@@ -20,18 +20,15 @@ _FIRST_FRAME: Final = 10.0
 _UNAUTHORIZED: Final = 4001
 
 
-def may(request: Request, keys: Sequence[str], *, cookie: bool = False, bearer: bool = False) -> bool:
+def may(request: Request, keys: Sequence[str], *, cookie: bool = False) -> bool:
     """Whether the request shows one of ``keys``.
 
     Args:
         cookie: the workspace cookie counts too.
-        bearer: a bearer token counts too, as clients of the OpenAI API send it.
     """
     shown = [request.headers.get(KEY_HEADER)]
     if cookie:
         shown.append(request.cookies.get(_WORKSPACE_COOKIE))
-    if bearer:
-        shown.append(request.headers.get("authorization", "").removeprefix("Bearer "))
     return not keys or _is_known(shown, keys)
 
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from loopnest import LoopnestError, LoopNotFound
-from loopnest_openhands.agent_server import auth
+from loopnest_openhands.agent_server import auth, gateway
 from loopnest_openhands.agent_server.conversations import Conversations
 from loopnest_openhands.agent_server.errors import as_response
 from loopnest_openhands.agent_server.http_proxy import keyless
@@ -27,12 +27,6 @@ _TRAJECTORY: Final = re.compile(r"/api/file/download-trajectory/([^/]+)")
 _SOCKET: Final = re.compile(r"/sockets/(?:events|session)/([^/]+)")
 #: A close code of the agent server's: its client does not try again.
 _NOT_FOUND: Final = 4004
-#: The OpenAI-compatible routes. The stock application runs their agents in its own process.
-_GATEWAY: Final = frozenset({"/v1/chat/completions", "/v1/responses"})
-_NO_GATEWAY: Final = (
-    "This route would run an agent in the host's own process, not in a loop. Use /api/conversations, or allow local "
-    "conversations with OH_CONVERSATION_RUNTIME_SELECTABLE=true."
-)
 Handler = Callable[[Request], Awaitable[ASGIApp]]
 
 
@@ -51,13 +45,13 @@ class Dispatch:
             await self._socket(scope, receive, send, path, UUID(match[1]))
         elif scope["type"] == "http" and (handler := self._handler(scope["method"], path)):
             await self._answer(handler, path, scope, receive, send)
+        elif scope["type"] == "http" and gateway.is_gateways(scope):
+            await self._gateway(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _handler(self, method: str, path: str) -> Handler | None:
         """Whose request it is; ids that are no UUIDs are the stock application's to refuse."""
-        if method == "POST" and path in _GATEWAY and not self._local:
-            return _refuse_gateway
         if path == "/api/conversations":
             return {"GET": self._routes.batch, "POST": self._routes.create}.get(method)
         if method == "GET" and path == "/api/conversations/search":
@@ -88,7 +82,7 @@ class Dispatch:
     async def _answer(self, handler: Handler, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         frames = bool(re.match(r"/api/conversations/[^/]+/workspace(/|$)", path)) and scope["method"] in ("GET", "HEAD")
-        if not auth.may(request, self._stock.session_keys, cookie=frames, bearer=path.startswith("/v1/")):
+        if not auth.may(request, self._stock.session_keys, cookie=frames):
             await JSONResponse({"detail": "Unauthorized"}, 401)(scope, receive, send)
             return
         try:
@@ -100,6 +94,13 @@ class Dispatch:
         except LoopnestError as error:
             answer = as_response(error)
         await answer(scope, receive, send)
+
+    async def _gateway(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Leave it to the stock application, which asks `Gateway` for conversations and does not know our errors."""
+        try:
+            await self._app(scope, receive, send)
+        except LoopnestError as error:
+            await as_response(error)(scope, receive, send)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send, path: str, conversation_id: UUID) -> None:
         if self._local and await self._conversations.find(conversation_id) is None:
@@ -116,10 +117,6 @@ class Dispatch:
             await auth.close(websocket, _NOT_FOUND, "Conversation not found")
         except LoopnestError as error:
             await auth.close(websocket, TRY_AGAIN, error.message[:100])
-
-
-async def _refuse_gateway(request: Request) -> ASGIApp:  # noqa: ARG001 - as all handlers
-    return JSONResponse({"detail": _NO_GATEWAY}, 501)
 
 
 def _is_uuid(text: str) -> bool:

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from loopnest import LoopnestError, Reason
 
-_PLAIN: Final = {"expose_secrets": "plaintext"}
+#: The context in which the agent server's models show their secrets.
+PLAIN: Final = {"expose_secrets": "plaintext"}
 _LOOKUP: Final = "LookupSecret"
 #: By the request's field, the header that says it.
 _OBSERVED: Final = {
@@ -74,7 +75,7 @@ async def resolve_secrets(body: dict[str, Any]) -> dict[str, Any]:
         return body
     update = _module("openhands.agent_server.models").UpdateSecretsRequest.model_validate(body)
     values = await _materialized(update.secrets)
-    dumped: dict[str, Any] = update.model_copy(update={"secrets": values}).model_dump(mode="json", context=_PLAIN)
+    dumped: dict[str, Any] = update.model_copy(update={"secrets": values}).model_dump(mode="json", context=PLAIN)
     return dumped
 
 
@@ -91,7 +92,7 @@ async def llm_of_profile(name: str, config: Any) -> dict[str, Any]:
         raise Refused(404, f"Profile '{name}' not found") from None
     except ValueError as error:
         raise Refused(400, str(error)) from None
-    dumped: dict[str, Any] = llm.model_dump(mode="json", context=_PLAIN)
+    dumped: dict[str, Any] = llm.model_dump(mode="json", context=PLAIN)
     return dumped
 
 
@@ -115,7 +116,7 @@ async def _resolve_by_mediation(body: dict[str, Any], config: Any) -> dict[str, 
         request, _ = await mediation.prepare_start(body, config)
     except missing as error:
         raise Refused(404, str(error)) from None
-    dumped: dict[str, Any] = request.model_dump(mode="json", context=_PLAIN, exclude={"agent_profile_id"})
+    dumped: dict[str, Any] = request.model_dump(mode="json", context=PLAIN, exclude={"agent_profile_id"})
     return dumped | {"secrets_encrypted": False}
 
 
@@ -144,14 +145,14 @@ async def _assemble(launch: Any, start: Any, secrets: Any, source: Any) -> dict[
     """As ``launch.forward_to_runtime``, which encrypts with a key that the host does not have."""
     values = await _materialized(launch.scoped_secrets(secrets, source))
     request = start.model_copy(update={"secrets": values, "secrets_encrypted": False})
-    body: dict[str, Any] = request.model_dump(mode="json", context=_PLAIN, exclude=set(_SOURCES))
+    body: dict[str, Any] = request.model_dump(mode="json", context=PLAIN, exclude=set(_SOURCES))
     resolved = isinstance(source, launch.ResolvedLaunch)
     agent = source.settings if resolved else source
     context = agent.agent_context
     if context is not None and context.secrets:
         context = context.model_copy(update={"secrets": await _materialized(context.secrets)})
         agent = agent.model_copy(update={"agent_context": context})
-    body["agent_settings" if resolved else "agent"] = agent.model_dump(mode="json", context=_PLAIN)
+    body["agent_settings" if resolved else "agent"] = agent.model_dump(mode="json", context=PLAIN)
     additions = dict(body.get("agent_launch_additions") or {})
     additions.pop("llm_profile_ref", None)  # resolved, and not valid without the profile
     return body | {"agent_launch_additions": additions or None}

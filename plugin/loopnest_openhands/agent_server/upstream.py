@@ -6,7 +6,7 @@ import importlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -30,12 +30,14 @@ class Stock:
         local: conversations may also run in this process, where the client asks for it.
         idle_after: stop unused loops after so many seconds; None never.
         webhooks: environment variables that make nested servers post to the host's webhooks.
+        conversation_service: the dependency by which the stock application's routes reach conversations.
     """
 
     app: Any
     local: bool
     idle_after: float | None
     webhooks: Mapping[str, str]
+    conversation_service: Callable[[Any], Any]
 
     @property
     def session_keys(self) -> list[str]:
@@ -66,7 +68,8 @@ def load(config: Any = None) -> Stock:
     # Clients read here that conversations have runtimes of their own, and whether they may choose.
     app.state.config = _with(config, conversation_runtime="docker", conversation_runtime_selectable=local)
     idle_after = getattr(config, "conversation_idle_ttl_seconds", _DEFAULT_IDLE_TTL)
-    return Stock(app, local, idle_after, _webhooks(config))
+    service = _module("dependencies").get_conversation_service
+    return Stock(app, local, idle_after, _webhooks(config), service)
 
 
 def _check_version() -> None:

@@ -10,6 +10,7 @@ from loopnest.secret import host_secret
 from loopnest_openhands.app_server.owners import Owners
 from loopnest_openhands.app_server.session_keys import SessionKeys
 from loopnest_openhands.app_server.versions import Versions
+from loopnest_openhands.findings import log_findings
 
 _log = logging.getLogger(__name__)
 
@@ -40,19 +41,13 @@ class Loops:
         try:
             async with self.manager, self.manager.watch() as changes:
                 opening.set_result(None)
-                self._spawn(self._examine())
+                self._spawn(log_findings(self.manager))
                 async for change in changes:
                     await self._notice(change, versions)
         except Exception as error:  # noqa: BLE001 - it is told to those who wait
             opening.set_exception(error)
         finally:
             await versions.aclose()
-
-    async def _examine(self) -> None:
-        """Log what ``loopnest doctor`` would complain about."""
-        for finding in await self.manager.diagnose():
-            if finding.level != "ok":
-                _log.warning("%s: %s %s", finding.check, finding.message, finding.advice or "")
 
     async def _notice(self, change: LoopChange, versions: Versions) -> None:
         if change.phase == "failed":

@@ -7,11 +7,14 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 import uvicorn
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -73,6 +76,7 @@ class Nested:
             Route(one, self.get),
             Route(one, self.delete, methods=["DELETE"]),
             Route(one + "/fork", self.fork, methods=["POST"]),
+            Route(one + "/agent_final_response", self.final),
             Route(one + "/upload", self.upload, methods=["POST"]),
             Route(one + "/download", self.download),
             Route(one + "/{tail:path}", self.echo, methods=["GET", "POST", "PATCH", "PUT"]),
@@ -111,6 +115,9 @@ class Nested:
         new = new_info((await request.json())["id"])
         self.of(request)[new["id"]] = new
         return JSONResponse(new, 201)
+
+    async def final(self, request: Request) -> Response:
+        return JSONResponse({"response": f"done in {request.path_params['loop']}"})
 
     async def upload(self, request: Request) -> Response:
         size = 0
@@ -233,6 +240,21 @@ class Config:
         self.session_api_keys = keys
 
 
+class StartRequest(BaseModel):
+    """As much of the agent server's as the host reads."""
+
+    conversation_id: UUID | None = None
+
+
+def _stock_conversations(request: Request) -> Any:
+    """The stock application's conversation service, which knows none."""
+
+    async def none(conversation_id: UUID) -> None:
+        return None
+
+    return SimpleNamespace(get_event_service=none)
+
+
 def stock_app(keys: list[str]) -> Starlette:
     async def other(request: Request) -> Response:
         return JSONResponse({"stock": request.url.path})
@@ -244,12 +266,24 @@ def stock_app(keys: list[str]) -> Starlette:
     async def create(request: Request) -> Response:
         return JSONResponse({"local": await request.json()}, 201)
 
+    async def gateway(request: Request) -> Response:
+        """As upstream's: it starts a conversation with what its dependency gives."""
+        service = app.dependency_overrides[_stock_conversations](request)
+        body = await request.json()
+        known = await service.get_event_service(UUID(body["conversation_id"]))
+        if known is None:
+            info, _ = await service.start_conversation(StartRequest.model_validate(body))
+            return JSONResponse({"started": str(info.id)})
+        return JSONResponse({"said": await known.get_agent_final_response()})
+
     routes = [
+        Route("/v1/chat/completions", gateway, methods=["POST"]),
         Route("/api/conversations/search", search),
         Route("/api/conversations", create, methods=["POST"]),
         Route("/{path:path}", other, methods=["GET", "POST", "DELETE"]),
     ]
     app = Starlette(routes=routes)
+    app.dependency_overrides = {}  # as FastAPI has it
     app.state.config = Config(keys)
     return app
 
@@ -267,7 +301,7 @@ async def open_host(tmp_path) -> AsyncIterator[OpenHost]:
             nested = Nested()
             strategy = Strategy(await stack.enter_async_context(serving(nested.app())))
             manager = LoopManager.from_plugins(strategy, settings=LoopnestSettings(state_dir=tmp_path))
-            stock = Stock(stock_app(list(keys)), local=local, idle_after=idle_after, webhooks={"OH_WEBHOOKS": "[]"})
+            stock = Stock(stock_app(list(keys)), local, idle_after, {"OH_WEBHOOKS": "[]"}, _stock_conversations)
             url = await stack.enter_async_context(serving(assemble(stock, manager)))
             headers = {"x-session-api-key": KEY}
             client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))

@@ -199,9 +199,17 @@ async def test_what_is_no_conversations_business_is_the_stock_applications(host)
     assert (await host.client.get("/api/conversations/no-uuid")).json()["stock"]
 
 
-async def test_an_openai_request_runs_no_agent_in_the_hosts_process(host):
-    answer = await host.client.post("/v1/chat/completions", json={})
-    assert (answer.status_code, "in the host's own process" in answer.json()["detail"]) == (501, True)
+async def test_an_openai_request_runs_its_agent_in_a_loop(host):
+    asked = {"conversation_id": ONE}
+    assert (await host.client.post("/v1/chat/completions", json=asked)).json() == {"started": ONE}
+    assert set(host.strategy.loops) == {ONE}
+    assert (await host.client.post("/v1/chat/completions", json=asked)).json() == {"said": f"done in {ONE}"}
+
+
+async def test_what_stops_a_loop_is_told_to_clients_of_the_openai_api_too(host):
+    host.nested.refusal = (422, "no agent")
+    answer = await host.client.post("/v1/chat/completions", json={"conversation_id": ONE})
+    assert (answer.status_code, answer.json()) == (422, {"detail": "no agent"})
 
 
 async def test_without_permission_there_are_no_local_conversations(host):
@@ -217,4 +225,3 @@ async def test_local_conversations_live_beside_loops_where_the_configuration_all
     await host.create(TWO)
     assert (await host.client.get("/api/conversations/count")).json() == 2
     assert (await host.client.post(f"/api/conversations/{ONE}/run")).json()["stock"]
-    assert (await host.client.post("/v1/chat/completions")).json()["stock"]

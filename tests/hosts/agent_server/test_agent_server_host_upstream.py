@@ -47,7 +47,9 @@ def installed(monkeypatch) -> Any:
         return SimpleNamespace(state=SimpleNamespace(config=config))
 
     monkeypatch.setattr(upstream, "version", lambda name: "1.58.0")
-    monkeypatch.setattr(upstream, "_module", lambda name: SimpleNamespace(create_app=create_app))
+    monkeypatch.setattr(
+        upstream, "_module", lambda name: SimpleNamespace(create_app=create_app, get_conversation_service=None)
+    )
     monkeypatch.delenv("OH_CONVERSATION_RUNTIME_SELECTABLE", raising=False)
     return made
 

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from loopnest import (
     Closed,
+    Finding,
     HostContext,
     Loop,
     LoopFailed,
@@ -72,3 +73,7 @@ class Pretend:
     @hookimpl
     def send_event(self) -> None:
         return None
+
+    @hookimpl
+    def diagnose(self) -> list[Finding]:
+        return [Finding(check="host", level="warning", message="The image is of another host.", advice="Build it.")]

@@ -1,0 +1,16 @@
+"""What a host says in its log when it starts, for those who did not ask ``loopnest doctor`` before."""
+
+from __future__ import annotations
+
+import logging
+
+from loopnest import LoopManager
+
+_log = logging.getLogger(__name__)
+
+
+async def log_findings(loops: LoopManager) -> None:
+    """Log what ``loopnest doctor`` would complain about, such as an image whose version is not this host's."""
+    for finding in await loops.diagnose():
+        if finding.level != "ok":
+            _log.warning("%s: %s %s", finding.check, finding.message, finding.advice or "")
