@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from ..e2e.legacy_process import INTERPRETER, LegacyHost
+from ..e2e.legacy_process import LegacyHost
 from .test_legacy import pretending
 
-INTERPRETERS = {
-    "0.62.0": "LOOPNEST_TEST_OPENHANDS_0_62_PYTHON",
-    "1.0.0": "LOOPNEST_TEST_OPENHANDS_1_0_PYTHON",
-    "1.6.0": INTERPRETER,
-}
+#: 1.6.0 is what all other tests are about.
+INTERPRETERS = {"0.62.0": "LOOPNEST_TEST_OPENHANDS_0_62_PYTHON", "1.0.0": "LOOPNEST_TEST_OPENHANDS_1_0_PYTHON"}
 
 
 @pytest.fixture(params=list(INTERPRETERS))
@@ -47,3 +46,24 @@ def test_a_conversation_is_created_listed_and_closed(host: LegacyHost) -> None:
         assert http.post(f"{path}/stop").json()["status"] == "ok"
         assert http.get(path).json()["status"] == "STOPPED"
         assert http.delete(path).json() is True
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("1.6.0", "ok       openhands-legacy  openhands-ai 1.6.0"),
+        ("1.4.0", "openhands-ai 1.4.0 does not start by itself: a newer 'mcp' than it was made for broke it."),
+        ("1.7.0", "openhands-ai 1.7.0 has no legacy server that is served."),
+    ],
+)
+def test_doctor_knows_the_releases(tmp_path: Path, version: str, words: str) -> None:
+    variables = pretending(tmp_path)
+    info = tmp_path / "site" / f"openhands_ai-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: openhands-ai\nVersion: {version}\n")
+    chosen = {"LOOPNEST_OVERRIDES": '["openhands-legacy"]', "LOOPNEST_STATE_DIR": str(tmp_path / "state")}
+    command = [sys.executable, "-c", "from loopnest_cli.app import main; raise SystemExit(main())", "doctor"]
+    environment = {**os.environ, **variables, **chosen}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert words in ran.stdout, ran.stdout + ran.stderr
+    assert ran.returncode == (version != "1.6.0")

@@ -2,17 +2,11 @@
 
 from http.cookies import SimpleCookie
 
-from openhands.server.config.server_config import ServerConfig
 from openhands.server.user_auth.default_user_auth import DefaultUserAuth
 from openhands.storage import get_file_store
 from openhands.storage.conversation.conversation_validator import ConversationValidator
 from openhands.storage.conversation.file_conversation_store import FileConversationStore
 from openhands.storage.locations import get_conversation_metadata_filename
-
-
-class Users(ServerConfig):
-    user_auth_class = "legacy_users.CookieAuth"
-    conversation_store_class = "legacy_users.OwnConversations"
 
 
 class CookieAuth(DefaultUserAuth):
