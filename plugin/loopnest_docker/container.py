@@ -11,6 +11,7 @@ entry point reads and removes.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import io
 import json
 import shlex
@@ -67,11 +68,17 @@ class ContainerSpec:
     privilege_escalation: bool = False
     host_config: dict[str, Any] = field(default_factory=dict)
 
-    def digest(self) -> str:
-        """Tell containers apart that were made from different specifications: 12 hex digits."""
-        facts = {key: value for key, value in asdict(self).items() if key != "secret_environment"}
+    def digest(self, secret: SecretStr) -> str:
+        """Tell containers apart that were made from different specifications: 12 hex digits, public.
+
+        Args:
+            secret: the host's, without which nobody can guess the secret variables from the digits.
+        """
+        facts = asdict(self)
+        facts["secret_environment"] = {key: it.get_secret_value() for key, it in self.secret_environment.items()}
         facts["labels"] = {key: value for key, value in self.labels.items() if not key.startswith("dev.loopnest.")}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        text = json.dumps(facts, sort_keys=True, default=str)
+        return hmac.new(secret.get_secret_value().encode(), text.encode(), hashlib.sha256).hexdigest()[:12]
 
     def body(self) -> dict[str, Any]:
         """The body of the Engine API's create call."""
@@ -80,7 +87,7 @@ class ContainerSpec:
             "Entrypoint": ["/bin/sh", "-c", _ENTRY, "loopnest"],
             "Cmd": self.command,
             "Env": [f"{key}={value}" for key, value in self.environment.items()],
-            "Labels": {**self.labels, naming.SPEC: self.digest()},
+            "Labels": self.labels,
             "ExposedPorts": {f"{port}/tcp": {} for port in (self.port, *self.extra_ports)},
             **({"User": self.user} if self.user else {}),
             "HostConfig": {**self._host_config(), **self.host_config},

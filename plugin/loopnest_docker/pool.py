@@ -42,6 +42,7 @@ async def specify(parts: Parts, request: StartLoop, owner: str, progress: Progre
         naming.NAMESPACE: parts.context.namespace,
         naming.DIALECT: parts.dialect.name,
         naming.KEY: session_keys.fingerprint(parts.context.secret),
+        naming.SPEC: spec.digest(parts.context.secret),
     }
     return spec
 
@@ -78,8 +79,7 @@ async def claim(parts: Parts, name: naming.LoopName, spec: ContainerSpec) -> Fac
 
 def fits(slot: Slot, spec: ContainerSpec) -> bool:
     """Whether the slot was made from such a specification, under the secret of this host."""
-    labels = slot.container.labels
-    return labels.get(naming.SPEC) == spec.digest() and labels.get(naming.KEY) == spec.labels[naming.KEY]
+    return all(slot.container.labels.get(label) == spec.labels[label] for label in (naming.SPEC, naming.KEY))
 
 
 async def give_token(parts: Parts, slot: Slot) -> dict[str, str]:

@@ -6,10 +6,11 @@ import io
 
 from bench.stage import UPSTREAM, Stage
 
-_BASE = "loopnest/openhands-v0:1.6.0"
+#: Our image of the legacy server.
+V0 = "loopnest/openhands-v0:1.6.0"
 #: Upstream starts ``micromamba run -n openhands poetry run python ...``; the editor is only looked at.
 _DOCKERFILE = f"""
-FROM {_BASE}
+FROM {V0}
 USER root
 RUN mkdir -p /openhands/code /openhands/micromamba/bin /openhands/.openvscode-server/bin \
  && printf '#!/bin/sh\\nshift 6\\nexec /opt/openhands/bin/python "$@"\\n' > /openhands/micromamba/bin/micromamba \
@@ -23,8 +24,8 @@ LABEL dev.loopnest.dialect="" dev.loopnest.build=""
 
 def upstream_image(stage: Stage) -> str | None:
     """Return the image, built from our own of the legacy server; None where that one is not there."""
-    if not stage.engine.images(_BASE):
-        stage.remark(f"The engine has no image {_BASE}: upstream's start is left out. 'loopnest image build' makes it.")
+    if not stage.engine.images(V0):
+        stage.remark(f"The engine has no image {V0}: upstream's start is left out. 'loopnest image build' makes it.")
         return None
     lines = list(stage.engine.build(fileobj=io.BytesIO(_DOCKERFILE.encode()), tag=UPSTREAM, rm=True, decode=True))
     if "error" in lines[-1]:

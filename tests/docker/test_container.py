@@ -69,9 +69,14 @@ def test_secrets_are_in_no_part_of_the_configuration():
 
 
 def test_two_specifications_have_the_same_digest_only_if_they_are_alike():
-    assert spec().digest() == spec(initial_message={"text": "hello"}).digest()
-    assert spec().digest() != spec(DockerSettings(memory="4GiB")).digest()
-    assert spec().digest() != spec(DockerSettings(mounts=[{"source": "/{conversation_id}", "target": "/d"}])).digest()
+    def digest(*settings, **facts):
+        return spec(*settings, **facts).digest(SecretStr("the host's"))
+
+    assert digest() == digest(initial_message={"text": "hello"})
+    assert digest() != digest(DockerSettings(memory="4GiB"))
+    assert digest() != digest(DockerSettings(mounts=[{"source": "/{conversation_id}", "target": "/d"}]))
+    assert digest() != digest(DockerSettings(secret_environment={"TOKEN": "one"}))
+    assert digest() != spec().digest(SecretStr("another's"))
 
 
 @pytest.mark.parametrize("value", ["plain", "it's", 'say "hi"', "$HOME `id` $(id)", "two\nlines", "back\\slash", ""])

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from loopnest import EVERYONE, Loop, LoopManager, LoopQuery, LoopStatus, StartLoop
 
-pytestmark = pytest.mark.engine
 OpenManager = Callable[..., Awaitable[LoopManager]]
 
 

@@ -49,6 +49,7 @@ def new_manager(agent_server_python, tmp_path):
     kill_processes_of(tmp_path)
 
 
+@pytest.mark.repeated
 class TestProcessStrategy(StrategyConformance):
     @pytest.fixture
     def new_manager(self, new_manager):

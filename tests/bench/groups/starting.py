@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.images import upstream_image
+from bench.images import V0, upstream_image
 from bench.measure import OURS
 from bench.program import Answer, Program
 from bench.stage import AGENT_SERVER, Stage
 
 WARM, COLD, CLOSE, SEND = "warm start", "cold start", "close of an idle loop", "send_event, real nested server"
+WARM_V0 = "warm start, openhands-v0"
 _MEMORY = 2 << 30
 _LLM = {"model": "openai/gpt-4o", "api_key": "sk-none", "base_url": "http://127.0.0.1:9/v1", "usage_id": "agent"}
 _EVENT = {"role": "user", "content": [{"type": "text", "text": "Good morning"}], "run": False}
@@ -63,6 +64,9 @@ def run(stage: Stage) -> None:
         upstream = stage.program("upstream")
         upstream.call("open", store=str(stage.directory / "upstream"), image=image)
         subjects.append(lambda index: _upstream(stage, upstream) if index < 2 else None)
+        v0 = stage.manager("manager of openhands-v0", image=V0, dialect="openhands-v0", pool={"size": 1})
+        v0.call("pooled", size=1)
+        subjects.append(lambda _: _ours_v0(stage, v0))
     for index in range(stage.rounds(5)):
         stage.say(f"start: round {index + 1}")
         for subject in subjects:
@@ -122,6 +126,14 @@ def _ours(stage: Stage, manager: Program, *, warm: bool) -> None:
     manager.calls("close", [{"key": key, "remove": True}])
 
 
+def _ours_v0(stage: Stage, manager: Program) -> None:
+    key = uuid.uuid4().hex
+    started = manager.calls("start", [{"key": key}])
+    _note(stage, WARM_V0, OURS, started, str(started.results[0]))
+    manager.call("pooled", size=1)
+    manager.calls("close", [{"key": key, "remove": True}])
+
+
 def _floor(stage: Stage) -> None:
     """Create, start and import; the conversation is there only so that it can be stopped."""
     floor, key, session_key = stage.floor(), f"floor-{secrets.token_hex(4)}", secrets.token_hex(16)
@@ -158,6 +170,7 @@ def _upstream(stage: Stage, upstream: Program) -> None:
     key = f"bench{uuid.uuid4().hex}"
     started = upstream.calls("start", [{"key": key}])
     _both(stage, "upstream", started, "openhands-v0")
+    _note(stage, WARM_V0, "upstream", started)
     if not started.errors:
         _note(stage, CLOSE, "upstream", upstream.calls("close", [{"key": key}]), "openhands-v0")
 
