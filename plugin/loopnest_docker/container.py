@@ -23,7 +23,6 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from loopnest import StartLoop, hookspec
-from loopnest_docker import naming
 from loopnest_docker.image import Image
 from loopnest_docker.settings import DockerSettings
 from loopnest_nested.dialects import Dialect, Place
