@@ -6,7 +6,7 @@ import os
 import secrets
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,9 @@ def agent_server_image(engine: docker.APIClient) -> str:
     return image
 
 
-@pytest.fixture
-def namespace(engine: docker.APIClient) -> Iterator[str]:
+@contextmanager
+def own_namespace(engine: docker.APIClient) -> Iterator[str]:
+    """A namespace that nobody else has, and nothing of it on the engine afterwards."""
     name = f"test-{secrets.token_hex(4)}"
     yield name
     label = f"{naming.NAMESPACE}={name}"
@@ -80,6 +81,12 @@ def namespace(engine: docker.APIClient) -> Iterator[str]:
         engine.remove_network(network["Id"])
     # With the host's own iptables, as a container each would cost half a second.
     subprocess.run(["sh", "-c", removal(naming.bridge_name(name))], check=True)
+
+
+@pytest.fixture
+def namespace(engine: docker.APIClient) -> Iterator[str]:
+    with own_namespace(engine) as name:
+        yield name
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from websockets.asyncio.client import connect
 
 from loopnest_cli import scripted_model
@@ -26,7 +27,7 @@ from loopnest_docker.engine import Engine
 from loopnest_docker.network import Network
 from loopnest_docker.settings import DockerSettings
 
-from .conftest import missing
+from .conftest import missing, own_namespace
 
 KEY = "outer-key"
 PYTHON = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
@@ -34,85 +35,144 @@ SDK_CLIENT = Path(__file__).with_name("sdk_remote_conversation.py")
 #: Seconds for what needs a container to boot on a busy machine.
 PATIENCE = 600.0
 GIGABYTE = 1 << 30
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="module")]
 
 
-@dataclass
 class Outer:
-    """A running outer server."""
+    """An outer server, killed and started again at will: everything that matters is elsewhere."""
 
-    url: str
-    process: asyncio.subprocess.Process
-    client: httpx.AsyncClient
-    log: Path
+    def __init__(self, python: str, directory: Path, environment: dict[str, str]) -> None:
+        self._python, self._directory, self._environment = python, directory, environment
+        self._port = _free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        headers = {"x-session-api-key": KEY}
+        self.client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=PATIENCE)
+        self.log = directory / "outer.log"
+        self._process: asyncio.subprocess.Process
 
-    async def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        await self.process.wait()
+    async def start(self, **variables: str) -> None:
+        command = (self._python, "-m", "uvicorn", "loopnest_openhands.agent_server:app", "--factory")
+        environment = {**os.environ, **self._environment, **variables}
+        with self.log.open("a") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *command, "--port", str(self._port), env=environment, cwd=self._directory, stdout=output, stderr=output
+            )
+        await _until(self._is_ready, "the outer server is ready")
+
+    async def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self._process.returncode is None:
+            self._process.send_signal(how)
+            await self._process.wait()
 
     def peak_memory(self) -> int:
         """In bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        status = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
         return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
 
+    async def _is_ready(self) -> bool:
+        assert self._process.returncode is None, self.log.read_text()[-2000:]
+        with contextlib.suppress(httpx.TransportError):
+            return (await self.client.get("/ready")).status_code == 200
+        return False
 
-OpenOuter = Callable[..., Awaitable[Outer]]
+
+class Hook(BaseHTTPRequestHandler):
+    """A webhook; ``heard`` of its server has the path of each call, and the header of our configuration."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.server.heard.append((self.path, self.headers["x-hook"]))  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
 
 
-@pytest.fixture
-def python(request) -> str:
-    """An interpreter that has the agent server, and loopnest; of an older version where the test asks for it."""
-    variable = PYTHON + getattr(request, "param", "")
+@dataclass
+class Surroundings:
+    """What loops reach of this host."""
+
+    model: scripted_model.ScriptedModel
+    hook: str
+    heard: list[tuple[str, str | None]]
+
+    @property
+    def ports(self) -> list[int | None]:
+        return [httpx.URL(url).port for url in (self.model.url, self.hook)]
+
+
+@pytest.fixture(scope="module")
+def namespace(engine) -> Iterator[str]:
+    with own_namespace(engine) as name:
+        yield name
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def surroundings(namespace) -> AsyncIterator[Surroundings]:
+    docker_settings = DockerSettings()
+    engine = Engine(docker_settings.engine)
+    gateway = await Network(engine, docker_settings, namespace).gateway()
+    await engine.aclose()
+    with scripted_model.serve(gateway) as model, ThreadingHTTPServer((gateway, 0), Hook) as server:
+        server.heard = []  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Surroundings(model, f"http://{gateway}:{server.server_port}", server.heard)  # type: ignore[attr-defined]
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(surroundings) -> scripted_model.ScriptedModel:
+    return surroundings.model
+
+
+@pytest.fixture(scope="module")
+def environment(namespace, surroundings, agent_server_image, tmp_path_factory) -> dict[str, str]:
+    return _environment(namespace, surroundings, tmp_path_factory.mktemp("outer"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_outer(environment, tmp_path_factory) -> AsyncIterator[Outer]:
+    async with _outer("", environment, tmp_path_factory.mktemp("log")) as outer:
+        yield outer
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def outer(shared_outer) -> AsyncIterator[Outer]:
+    """The outer server that all tests share; what they made in it is deleted afterwards."""
+    yield shared_outer
+    for item in (await shared_outer.client.get("/api/conversations/search")).json()["items"]:
+        deleted = await shared_outer.client.delete(f"/api/conversations/{item['id']}")
+        assert deleted.status_code == 200, deleted.text
+
+
+@contextlib.asynccontextmanager
+async def _outer(version: str, environment: dict[str, str], directory: Path) -> AsyncIterator[Outer]:
+    outer = Outer(_python(version), directory, environment)
+    await outer.start()
+    try:
+        yield outer
+    finally:
+        await outer.end()
+        await outer.client.aclose()
+
+
+def _python(version: str) -> str:
+    """An interpreter that has the agent server, and loopnest."""
+    variable = PYTHON + version
     if variable not in os.environ:
-        missing(f"{variable} is not set", "'.ci/servers' makes such an interpreter; it needs loopnest installed too")
+        missing(f"{variable} is not set", "'.ci/servers' makes such an interpreter")
     return os.environ[variable]
 
 
-@pytest.fixture
-async def model(settings) -> AsyncIterator[scripted_model.ScriptedModel]:
-    docker_settings = DockerSettings()
-    engine = Engine(docker_settings.engine)
-    gateway = await Network(engine, docker_settings, settings.namespace).gateway()
-    with scripted_model.serve(gateway) as served:
-        yield served
-    await engine.aclose()
-
-
-@pytest.fixture
-async def open_outer(settings, model, python, tmp_path, agent_server_image) -> AsyncIterator[OpenOuter]:
-    """Start outer servers; each further one is the next life of the first."""
-    opened: list[Outer] = []
-
-    async def open_one(**variables: str) -> Outer:
-        port, log = _free_port(), tmp_path / f"outer-{len(opened)}.log"
-        environment = {**os.environ, **_environment(settings, model, tmp_path), **variables}
-        with log.open("w") as output:
-            process = await asyncio.create_subprocess_exec(
-                *(python, "-m", "uvicorn", "loopnest_openhands.agent_server:app", "--factory", "--port", str(port)),
-                env=environment, cwd=tmp_path, stdout=output, stderr=output,
-            )  # fmt: skip
-        url, headers = f"http://127.0.0.1:{port}", {"x-session-api-key": KEY}
-        outer = Outer(url, process, httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE), log)
-        opened.append(outer)
-        await _until(lambda: _is_ready(outer), "the outer server is ready")
-        return outer
-
-    yield open_one
-    for outer in opened:
-        await outer.client.aclose()
-        if outer.process.returncode is None:
-            outer.process.terminate()
-            await outer.process.wait()
-
-
-def _environment(settings: Any, model: scripted_model.ScriptedModel, directory: Path) -> dict[str, str]:
+def _environment(namespace: str, surroundings: Surroundings, directory: Path) -> dict[str, str]:
+    hooks = [{"base_url": surroundings.hook, "headers": {"x-hook": "mine"}, "flush_delay": 1}]
     return {
-        "LOOPNEST_NAMESPACE": settings.namespace,
-        "LOOPNEST_STATE_DIR": str(settings.state_dir),
-        "LOOPNEST_DOCKER__HOST_ACCESS": f"[{httpx.URL(model.url).port}]",
+        "LOOPNEST_NAMESPACE": namespace,
+        "LOOPNEST_STATE_DIR": str(directory / "state"),
+        "LOOPNEST_DOCKER__HOST_ACCESS": str(surroundings.ports),
         "LOOPNEST_DOCKER__CLOSE_TIMEOUT": "10",
         "LOOPNEST_DOCKER__START_TIMEOUT": str(PATIENCE),
         "OH_SESSION_API_KEYS_0": KEY,
+        "OH_WEBHOOKS": json.dumps(hooks),
         "OH_SECRET_KEY": "secret-of-the-outer-server",
         "OH_CONVERSATIONS_PATH": str(directory / "conversations"),
         "OH_PERSISTENCE_DIR": str(directory / "persistence"),
@@ -129,13 +189,6 @@ def _free_port() -> int:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
         return port
-
-
-async def _is_ready(outer: Outer) -> bool:
-    assert outer.process.returncode is None, outer.log.read_text()[-2000:]
-    with contextlib.suppress(httpx.TransportError):
-        return (await outer.client.get("/ready")).status_code == 200
-    return False
 
 
 async def _until(true: Callable[[], Awaitable[bool]], what: str) -> None:
@@ -169,8 +222,7 @@ async def has_finished(outer: Outer, path: str) -> bool:
     return (await outer.client.get(path)).json()["execution_status"] == "finished"
 
 
-async def test_a_conversation_from_its_creation_to_its_end(open_outer, model, containers):
-    outer = await open_outer()
+async def test_a_conversation_from_its_creation_to_its_end(outer, model, containers):
     path = await created(outer, model, initial_message=message("run: echo hello-$((6*7)) > made.txt"))
     conversation_id = path.rsplit("/", 1)[1]
     await _until(lambda: has_finished(outer, path), "the agent has finished")
@@ -201,9 +253,21 @@ async def test_a_conversation_from_its_creation_to_its_end(open_outer, model, co
     assert (await outer.client.get(path)).status_code == 404
 
 
-@pytest.mark.parametrize("python", ["", "_1_54", "_1_49"], indirect=True)
-async def test_the_sdks_remote_client_runs_a_conversation_as_it_is(open_outer, model, python):
-    outer = await open_outer()
+async def test_the_sdks_remote_client_runs_a_conversation_as_it_is(outer, model):
+    await _run_sdk_client(_python(""), outer, model)
+
+
+@pytest.mark.parametrize("version", ["1.54", "1.49"])
+async def test_so_it_does_with_older_versions_and_those_say_that_the_image_is_newer(
+    namespace, surroundings, agent_server_image, model, version, tmp_path
+):
+    suffix = "_" + version.replace(".", "_")
+    async with _outer(suffix, _environment(namespace, surroundings, tmp_path), tmp_path) as outer:
+        await _run_sdk_client(_python(suffix), outer, model)
+        assert f"the host beside loopnest was made for {version}." in outer.log.read_text()
+
+
+async def _run_sdk_client(python: str, outer: Outer, model: scripted_model.ScriptedModel) -> None:
     environment = {**os.environ, "SESSION_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     client = await asyncio.create_subprocess_exec(
         *(python, str(SDK_CLIENT), outer.url, model.url, "run: echo hello-$((6*7)) $TOKEN"),
@@ -217,9 +281,8 @@ async def test_the_sdks_remote_client_runs_a_conversation_as_it_is(open_outer, m
     assert {"ActionEvent", "ObservationEvent"} <= set(told["callbacks"])
 
 
-async def test_what_is_stored_on_the_host_reaches_the_agent(open_outer, model):
+async def test_what_is_stored_on_the_host_reaches_the_agent(outer, model):
     """Profiles and secrets; the nested server has neither, and could not even ask for them."""
-    outer = await open_outer()
     llm = body(model)["agent"]["llm"]
     assert (await outer.client.post("/api/profiles/scripted", json={"llm": llm})).is_success
     profile = {"agent_kind": "openhands", "llm_profile_ref": "scripted", "tools": [{"name": "terminal"}]}
@@ -247,36 +310,40 @@ async def test_what_is_stored_on_the_host_reaches_the_agent(open_outer, model):
     assert {seen.api_key for seen in model.requests} == {"sk-scripted"}
 
 
-async def test_webhooks_of_the_host_hear_of_conversations_in_loops(open_outer, model):
-    heard: list[tuple[str, str | None]] = []
+async def test_webhooks_of_the_host_hear_of_conversations_in_loops(outer, model, surroundings):
+    path = await created(outer, model, initial_message=message("run: true"))
+    wanted = {("/conversations", "mine"), (f"/events/{uuid.UUID(path.rsplit('/', 1)[1]).hex}", "mine")}
 
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            heard.append((self.path, self.headers["x-hook"]))
-            self.send_response(200)
-            self.send_header("content-length", "0")
-            self.end_headers()
+    async def called() -> bool:
+        return wanted <= set(surroundings.heard)
 
-    url = httpx.URL(model.url)
-    with ThreadingHTTPServer((url.host, 0), Hook) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        base = f"http://{url.host}:{server.server_port}"
-        hooks = [{"base_url": base, "headers": {"x-hook": "mine"}, "flush_delay": 1}]
-        ports = f"[{url.port},{server.server_port}]"
-        outer = await open_outer(OH_WEBHOOKS=json.dumps(hooks), LOOPNEST_DOCKER__HOST_ACCESS=ports)
-        path = await created(outer, model, initial_message=message("run: true"))
-        wanted = {("/conversations", "mine"), (f"/events/{uuid.UUID(path.rsplit('/', 1)[1]).hex}", "mine")}
-
-        async def called() -> bool:
-            return wanted <= set(heard)
-
-        await _until(called, "the webhooks are called")
-        server.shutdown()
+    await _until(called, "the webhooks are called")
 
 
-async def test_a_killed_host_loses_nothing_and_clients_go_on_where_they_were(open_outer, model, containers):
-    outer = await open_outer()
+async def test_the_agents_of_openais_api_work_in_loops(outer, model, containers):
+    llm = body(model)["agent"]["llm"]
+    assert (await outer.client.post("/api/profiles/gateway", json={"llm": llm})).is_success
+    bearer = httpx.AsyncClient(base_url=outer.url, headers={"authorization": f"Bearer {KEY}"}, timeout=PATIENCE)
+    async with bearer as openai:
+        chat = {"model": "openhands_gateway", "messages": [{"role": "user", "content": "run: hostname"}]}
+        answer = await openai.post("/v1/chat/completions", json=chat)
+        assert answer.status_code == 200, answer.text
+        assert "I ran: hostname" in answer.json()["choices"][0]["message"]["content"]
+        conversation_id = answer.headers["x-openhands-serverconversation-id"]
+        assert len(containers()) == 1
+        chat["messages"][0]["content"] = "run: echo again"
+        again = {"x-openhands-serverconversation-id": conversation_id}
+        answer = await openai.post("/v1/chat/completions", json=chat, headers=again)
+        assert "I ran: echo again" in answer.json()["choices"][0]["message"]["content"]
+        assert answer.json()["usage"]["total_tokens"] > 0
+        assert len(containers()) == 1
+        answer = await openai.post("/v1/responses", json={"model": "openhands_gateway", "input": "run: hostname"})
+        assert "I ran: hostname" in answer.json()["output"][0]["content"][0]["text"]
+        assert len(containers()) == 2
+        assert (await openai.post("/v1/responses", json={"model": "openhands_none", "input": "x"})).status_code == 404
+
+
+async def test_a_killed_host_loses_nothing_and_clients_go_on_where_they_were(outer, model, containers):
     path = await created(outer, model)
     sequences: list[int] = []
     async with _session(outer, path, after=-1) as frames:
@@ -284,9 +351,9 @@ async def test_a_killed_host_loses_nothing_and_clients_go_on_where_they_were(ope
         while "ActionEvent" not in (kinds := [await _next_durable(frames, sequences)]):
             assert kinds
         before = containers()[0]["Id"]
-        await outer.kill()
+        await outer.end(signal.SIGKILL)
 
-    outer = await open_outer()
+    await outer.start()
     await _until(lambda: has_finished(outer, path), "the agent has finished")
     count = (await outer.client.get(f"{path}/events/count")).json()
     async with _session(outer, path, after=sequences[-1]) as frames:
@@ -297,25 +364,7 @@ async def test_a_killed_host_loses_nothing_and_clients_go_on_where_they_were(ope
     assert [entry["Id"] for entry in containers()] == [before]
 
 
-async def test_idle_loops_stop_unless_a_client_is_attached_and_come_back(open_outer, model, containers):
-    outer = await open_outer(OH_CONVERSATION_IDLE_TTL_SECONDS="3")
-    path = await created(outer, model)
-
-    async def is_stopped() -> bool:
-        return [entry["State"] for entry in containers()] == ["exited"]
-
-    async with _session(outer, path, after=-1):
-        await asyncio.sleep(8)
-        assert not await is_stopped()
-    await _until(is_stopped, "the idle loop is stopped")
-    told = (await outer.client.get(path)).json()
-    assert (told["execution_status"], told["runtime_info"]["runtime_status"]) == ("idle", "missing")
-    assert (await outer.client.get(f"{path}/events/count")).status_code == 200
-    assert not await is_stopped()
-
-
-async def test_a_gigabyte_takes_constant_memory_in_both_directions(open_outer, model):
-    outer = await open_outer()
+async def test_a_gigabyte_takes_constant_memory_in_both_directions(outer, model):
     path = await created(outer, model)
     command = {"command": "truncate -s 1G big", "timeout": 20}
     await outer.client.post(f"{path}/bash/execute_bash_command", json=command)
@@ -334,8 +383,7 @@ async def test_a_gigabyte_takes_constant_memory_in_both_directions(open_outer, m
     assert outer.peak_memory() - before < 32 << 20
 
 
-async def test_no_secret_and_no_nested_key_is_seen_on_the_engine_or_by_clients(open_outer, model, engine, containers):
-    outer = await open_outer()
+async def test_no_secret_and_no_nested_key_is_seen_on_the_engine_or_by_clients(outer, model, engine, containers):
     secrets = {"TOKEN": {"kind": "StaticSecret", "value": "token-0123456789"}}
     path = await created(outer, model, secrets=secrets)
     inspected = json.dumps(engine.inspect_container(containers()[0]["Id"]))
@@ -348,6 +396,24 @@ async def test_no_secret_and_no_nested_key_is_seen_on_the_engine_or_by_clients(o
     assert "sk-scripted" not in text
     assert "token-0123456789" not in text
     assert containers()[0]["Labels"][naming.NAMESPACE]
+
+
+async def test_idle_loops_stop_unless_a_client_is_attached_and_come_back(outer, model, containers):
+    await outer.end()
+    await outer.start(OH_CONVERSATION_IDLE_TTL_SECONDS="3")
+    path = await created(outer, model)
+
+    async def is_stopped() -> bool:
+        return [entry["State"] for entry in containers()] == ["exited"]
+
+    async with _session(outer, path, after=-1):
+        await asyncio.sleep(8)
+        assert not await is_stopped()
+    await _until(is_stopped, "the idle loop is stopped")
+    told = (await outer.client.get(path)).json()
+    assert (told["execution_status"], told["runtime_info"]["runtime_status"]) == ("idle", "missing")
+    assert (await outer.client.get(f"{path}/events/count")).status_code == 200
+    assert not await is_stopped()
 
 
 def _multipart(size: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import docker
@@ -116,14 +117,17 @@ def observed(server: AppServer, conversation_id: str, text: str) -> bool:
     return any(text in json.dumps(event["observation"]) for event in results)
 
 
-@pytest.mark.engine
 @pytest.mark.timeout(900)
 def test_a_conversation_runs_pauses_resumes_and_is_deleted(
     server: AppServer, containers: Callable[[], list[Any]]
 ) -> None:
-    task = started(server, "run: echo made-$((40 + 2)) | tee /workspace/project/made.txt")
+    served = "(python3 -m http.server -d /workspace/project $WORKER_1 >/dev/null 2>&1 &)"
+    task = started(server, f"run: {served}; echo made-$((40 + 2)) | tee /workspace/project/made.txt")
     conversation_id, sandbox_id = task["app_conversation_id"], task["sandbox_id"]
     until(lambda: observed(server, conversation_id, "made-42"))
+    urls = {url["name"]: url["url"] for url in server.sandbox(sandbox_id)["exposed_urls"]}
+    assert set(urls) == {"AGENT_SERVER", "WORKER_1", "WORKER_2"}
+    assert httpx.get(f"{urls['WORKER_1']}/made.txt").text == "made-42\n"
 
     server.http.post(f"/sandboxes/{sandbox_id}/pause").raise_for_status()
     assert (server.sandbox(sandbox_id) or {})["status"] == "PAUSED"

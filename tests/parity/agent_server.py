@@ -53,8 +53,6 @@ SKIPPED: Final = {
 }
 #: Why loopnest answers what it does, where it is no success.
 REASONS: Final = {
-    "/v1/chat/completions": "the Docker mode runs this agent in the server's own process; loopnest runs none there",
-    "/v1/responses": "the Docker mode runs this agent in the server's own process; loopnest runs none there",
     "/api/conversations/{runtime_conversation_id}/vscode/url": "the nested image has no VS Code",
 }
 LLM_PROFILE: Final = "scripted"
@@ -205,7 +203,7 @@ async def finished(mode: Mode) -> None:
         while True:
             with contextlib.suppress(httpx.HTTPError):
                 told = (await mode.client.get(f"/api/conversations/{mode.conversation_id}")).json()
-                if told.get("execution_status") in ("finished", "error", "stuck", "idle"):
+                if told.get("execution_status") not in (None, "running"):
                     return
             await asyncio.sleep(0.3)
 
