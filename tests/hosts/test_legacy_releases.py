@@ -53,14 +53,16 @@ def test_a_conversation_is_created_listed_and_closed(host: LegacyHost) -> None:
     [
         ("1.6.0", "ok       openhands-legacy  openhands-ai 1.6.0"),
         ("1.4.0", "openhands-ai 1.4.0 does not start by itself: a newer 'mcp' than it was made for broke it."),
+        ("1.0.0", "openhands-ai 1.0.0 does not start with fastapi 0.163.2, which is newer than it was made for."),
         ("1.7.0", "openhands-ai 1.7.0 has no legacy server that is served."),
     ],
 )
 def test_doctor_knows_the_releases(tmp_path: Path, version: str, words: str) -> None:
     variables = pretending(tmp_path)
-    info = tmp_path / "site" / f"openhands_ai-{version}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: openhands-ai\nVersion: {version}\n")
+    for name, its_version in (("openhands_ai", version), ("fastapi", "0.163.2")):
+        info = tmp_path / "site" / f"{name}-{its_version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {its_version}\n")
     chosen = {"LOOPNEST_OVERRIDES": '["openhands-legacy"]', "LOOPNEST_STATE_DIR": str(tmp_path / "state")}
     command = [sys.executable, "-c", "from loopnest_cli.app import main; raise SystemExit(main())", "doctor"]
     environment = {**os.environ, **variables, **chosen}

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ..e2e.legacy_process import Listener, printed, said
+from ..e2e.legacy_process import Listener, printed, said, state
 from .legacy_stage import BOOT, Stage, override, stage
 
 STANDALONE = "openhands.server.conversation_manager.standalone_conversation_manager.StandaloneConversationManager"
@@ -44,6 +44,7 @@ async def test_the_hosts_own_managers_are_strategies_with_the_same_overrides_in_
             created = (await http.post("/api/conversations", json=first)).json()
             listener = await Listener.connect(host.url, created["conversation_id"])
             await listener.until(printed("here-2"), BOOT)
+            await listener.until(state("finished"))
             await listener.say(f"run: sleep 0.5; echo there-$((1+1)) sk-{'x' * 9}")
             assert "sk-[redacted]" in str((await listener.until(printed("there-2")))["content"])
             await listener.until(said("sk-[redacted]"))

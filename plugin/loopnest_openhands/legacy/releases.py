@@ -10,6 +10,9 @@ from loopnest import Finding
 _CHECK: Final = "openhands-legacy"
 _OLDEST: Final = (0, 62)
 _LAST: Final = (1, 6)
+#: The last release that was seen to misspell an argument of FastAPI's, and the last FastAPI that was seen not to mind.
+_MISSPELLING: Final = (1, 0)
+_LENIENT_FASTAPI: Final = (0, 150)
 
 
 def examine() -> list[Finding]:
@@ -29,7 +32,24 @@ def examine() -> list[Finding]:
                 "Use 1.6.0, or another release from 0.62 on.",
             )
         ]
+    if parts <= _MISSPELLING and _release("fastapi") > _LENIENT_FASTAPI:
+        return [
+            _finding(
+                "error",
+                f"openhands-ai {version} does not start with fastapi {metadata.version('fastapi')}, which is newer "
+                "than it was made for.",
+                "Install 'fastapi<0.130' into this environment.",
+            )
+        ]
     return [_finding("ok", f"openhands-ai {version}", None)]
+
+
+def _release(package: str) -> tuple[int, ...]:
+    """Its major and minor number; nothing where it is not installed."""
+    try:
+        return tuple(int(part) for part in metadata.version(package).split(".")[:2] if part.isdigit())
+    except metadata.PackageNotFoundError:
+        return ()
 
 
 def _finding(level: str, message: str, advice: str | None) -> Finding:

@@ -6,3 +6,6 @@ from openhands.server.config.server_config import ServerConfig
 class WithUsers(ServerConfig):
     user_auth_class = "legacy_users.CookieAuth"
     conversation_store_class = "legacy_users.OwnConversations"
+
+    def verify_config(self):
+        """The host's own refuses every class but itself."""
