@@ -163,7 +163,7 @@ def translate(error: APIError) -> EngineError:
     status = error.response.status_code if error.response is not None else 0
     if status == 404:
         return NotOnEngine(f"The engine says: {text}", reason=Reason.NOT_FOUND)
-    if status == 409:
+    if status == 409 or (status == 400 and "same name as its current name" in text):
         return EngineConflict(f"The engine says: {text}")
     if "no space left" in text:
         return EngineError(f"The engine's disk is full: {text}", reason=Reason.ENGINE_FULL)

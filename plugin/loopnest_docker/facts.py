@@ -63,7 +63,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Slot:
-    """A container of the pool, or the token of one: see `loopnest_docker.pool`."""
+    """A container of the pool, or the token of one: see `loopnest_docker.pool`.
+
+    Attributes:
+        role: ``slot``, ``token``, or ``taken`` for a token that somebody has.
+    """
 
     role: str
     container: Facts
@@ -80,8 +84,8 @@ def read_slot(entry: Mapping[str, Any]) -> Slot | None:
     role = labels.get(naming.ROLE)
     if role not in {"slot", "token"} or read(entry):
         return None
-    nobody = naming.LoopName(labels[naming.NAMESPACE], "pool", "pool")
-    return Slot(role, _read(entry, entry["Names"][0].lstrip("/"), nobody))
+    nobody, name = naming.LoopName(labels[naming.NAMESPACE], "pool", "pool"), entry["Names"][0].lstrip("/")
+    return Slot("taken" if name.startswith(naming.TAKEN) else role, _read(entry, name, nobody))
 
 
 def read(entry: Mapping[str, Any]) -> Facts | None:

@@ -97,9 +97,9 @@ class Filler:
                 useless = useless and await pool.take_token(self._parts, token)
             if useless:  # by its name, as one that was claimed meanwhile has another
                 await pool.remove(self._parts, slot.container.name)
-        for token in tokens.values():  # their slots are gone
-            if _age(token) > _GRACE:
-                await pool.remove(self._parts, token.container.id)
+        orphans = [token for token in tokens.values() if _age(token) > _GRACE]  # their slots are gone
+        for token in [*orphans, *await self._parts.inventory.slots("taken")]:
+            await pool.remove(self._parts, token.container.id)
 
     def _is_useless(self, slot: Slot, spec: ContainerSpec) -> bool:
         if slot.container.down:

@@ -96,7 +96,7 @@ class Inventory:
         return [found[0] for key in wanted if (found := self._by_conversation.get(key))]
 
     async def slots(self, role: str) -> list[Slot]:
-        """The containers of the pool (``slot``) or their tokens (``token``), oldest first."""
+        """The containers of the pool (``slot``) or their tokens (``token``, ``taken``), oldest first."""
         await self.all()
         found = (slot for slot in self._slots.values() if slot.role == role)
         return sorted(found, key=lambda it: (it.container.created_at, it.container.id))

@@ -21,6 +21,8 @@ NONCE: Final = "dev.loopnest.nonce"
 KEY: Final = "dev.loopnest.key"
 SPEC: Final = "dev.loopnest.spec"
 ROLE: Final = "dev.loopnest.role"
+#: Begins the names of tokens that were taken.
+TAKEN: Final = f"{_PREFIX}-taken"
 IMAGE: Final = "dev.loopnest.image"
 #: How the loop was started: ``warm``, or ``cold`` and why.
 ORIGIN: Final = "dev.loopnest.origin"
@@ -53,8 +55,13 @@ def slot_name(namespace: str, nonce: str) -> str:
 
 
 def token_name(namespace: str, nonce: str) -> str:
-    """The name of the token of such a container: who removes it may have the container."""
+    """The name of the token of such a container."""
     return f"{_PREFIX}-token.{namespace}.{nonce}"
+
+
+def taken_name(namespace: str, nonce: str) -> str:
+    """The name of a token that was taken: who gives it that name may have the container."""
+    return f"{TAKEN}.{namespace}.{nonce}"
 
 
 def network_name(namespace: str) -> str:

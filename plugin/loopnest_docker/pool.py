@@ -2,14 +2,17 @@
 
 A *slot* is a container whose nested server runs and has no conversation; it is like any other loop's container, with a
 nonce and so a key of its own, and with nothing of any user. When its server is up, the slot gets a *token*: a second
-container that is never started. A claim removes the token, which the engine lets exactly one of any number of
-claimants do, on any number of hosts; the winner renames the slot to what it is for now. (Renaming alone is no claim:
-of two who rename one container to different names, both succeed.) A slot without a token is still booting, or was left
-by a host that died in between, and goes after a while.
+container that is never started. A claim renames the token to the one name that a taken token has, which the engine lets
+exactly one of any number of claimants do, on any number of hosts; the winner renames the slot to what it is for now. A
+slot without a token is still booting, or was left by a host that died in between, and goes after a while.
+
+Two simpler ways are none. Of two who rename a slot to different names, both succeed. And of two who remove a token,
+both can: the engine says yes to a second one who found it just before it was gone, once in ten thousand claims.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Final
 
@@ -72,8 +75,13 @@ async def claim(parts: Parts, name: naming.LoopName, spec: ContainerSpec) -> Fac
     for token in await parts.inventory.slots("token"):
         slot = slots.get(token.nonce)
         usable = slot and fits(slot, spec) and slot.container.state in {"running", "paused"}
-        if slot and usable and await take_token(parts, token) and await _rename(parts, slot, name):
-            return slot.container
+        if slot and usable and await take_token(parts, token):
+            spent = asyncio.ensure_future(remove(parts, token.container.id))
+            try:
+                if await _rename(parts, slot, name):
+                    return slot.container
+            finally:
+                await asyncio.gather(spent, return_exceptions=True)  # else the filler removes it
     return None
 
 
@@ -95,9 +103,10 @@ async def give_token(parts: Parts, slot: Slot) -> dict[str, str]:
 
 
 async def take_token(parts: Parts, token: Slot) -> bool:
-    """Remove a token: only one of all who try succeeds."""
+    """Take a token, which is then to be removed: only one of all who try succeeds."""
+    taken = naming.taken_name(parts.context.namespace, token.nonce)
     try:
-        await parts.engine.call("remove_container", token.container.id)
+        await parts.engine.call("rename", token.container.id, taken)
     except (NotOnEngine, EngineConflict):
         return False
     finally:
