@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -140,3 +141,22 @@ def test_a_conversation_runs_pauses_resumes_and_is_deleted(
 
     server.http.delete(f"/app-conversations/{conversation_id}").raise_for_status()
     until(lambda: not containers())
+
+
+@pytest.mark.parametrize(
+    ("variable", "image", "host"),
+    [
+        ("LOOPNEST_TEST_APP_SERVER_PYTHON", "loopnest/agent-server:1.58.0", "1.34.0"),
+        ("LOOPNEST_TEST_AGENT_SERVER_PYTHON", "loopnest/app-sandbox:1.34.0", "1.58.0"),
+    ],
+)
+def test_doctor_says_where_the_image_is_of_another_version_than_the_host(
+    variable: str, image: str, host: str, engine: docker.APIClient, tmp_path: Path
+) -> None:
+    if variable not in os.environ or not engine.images(image):
+        missing(f"{variable} is not set, or the engine has no {image}", "'.ci/servers' and '.ci/images' make them")
+    doctor = Path(os.environ[variable]).with_name("loopnest")
+    variables = {**os.environ, "LOOPNEST_DOCKER__IMAGE": image, "LOOPNEST_STATE_DIR": str(tmp_path)}
+    told = subprocess.run([doctor, "doctor"], env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert f"but the host beside loopnest was made for {host}" in told.stdout
+    assert f"'version = \"{host}\"'" in told.stdout
