@@ -10,9 +10,9 @@ from loopnest import Finding
 _CHECK: Final = "openhands-legacy"
 _OLDEST: Final = (0, 62)
 _LAST: Final = (1, 6)
-#: The last release that was seen to misspell an argument of FastAPI's, and the last FastAPI that was seen not to mind.
-_MISSPELLING: Final = (1, 0)
-_LENIENT_FASTAPI: Final = (0, 150)
+#: Releases that let packages be newer than they know, and the last releases of those that were seen to be taken.
+_OPEN_ENDED: Final = (1, 0)
+_LAST_TAKEN: Final = {"fastapi": (0, 150), "fastmcp": (2, 12)}
 
 
 def examine() -> list[Finding]:
@@ -32,15 +32,10 @@ def examine() -> list[Finding]:
                 "Use 1.6.0, or another release from 0.62 on.",
             )
         ]
-    if parts <= _MISSPELLING and _release("fastapi") > _LENIENT_FASTAPI:
-        return [
-            _finding(
-                "error",
-                f"openhands-ai {version} does not start with fastapi {metadata.version('fastapi')}, which is newer "
-                "than it was made for.",
-                "Install 'fastapi<0.130' into this environment.",
-            )
-        ]
+    if parts <= _OPEN_ENDED and (newer := [name for name, last in _LAST_TAKEN.items() if _release(name) > last]):
+        found = " and ".join(f"{name} {metadata.version(name)}" for name in newer)
+        advice = "Install 'fastapi<0.130' 'fastmcp<2.13' 'pydantic<2.13' into this environment."
+        return [_finding("error", f"openhands-ai {version} does not start with {found}, newer than it knows.", advice)]
     return [_finding("ok", f"openhands-ai {version}", None)]
 
 
