@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,20 @@ class Browser:
         return await Listener.connect(self._host.url, conversation_id, user=self._user)
 
 
+@pytest.fixture
+async def alice(host: LegacyHost) -> AsyncIterator[Browser]:
+    browser = Browser(host, "alice")
+    yield browser
+    await browser.http.aclose()
+
+
+@pytest.fixture
+async def bob(host: LegacyHost) -> AsyncIterator[Browser]:
+    browser = Browser(host, "bob")
+    yield browser
+    await browser.http.aclose()
+
+
 @pytest.fixture(scope="module")
 def shared() -> dict[str, str]:
     """The conversations of this module's story."""
@@ -90,9 +104,8 @@ def shared() -> dict[str, str]:
 
 
 async def test_all_that_two_users_ask_for_reaches_their_nested_servers(
-    host: LegacyHost, on_stage: Stage, git: GitServer, shared: dict[str, str]
+    alice: Browser, bob: Browser, on_stage: Stage, git: GitServer, shared: dict[str, str]
 ) -> None:
-    alice, bob = Browser(host, "alice"), Browser(host, "bob")
     await _configure(alice.http, on_stage, git)
     words = "run: cat */topic.txt topic.txt; cat /extra/file.txt; echo length ${#TOKEN}; echo $STARTUP"
     shared["alice's"] = await alice.create(
@@ -110,9 +123,8 @@ async def test_all_that_two_users_ask_for_reaches_their_nested_servers(
     assert "from-a-volume" in output
     assert f"length {len(SECRET)}" in output
     await hers.until(state("finished"))
-    [seen] = [
-        json.dumps(it.body) for it in on_stage.model.requests if it.asked.turn == 0 and "topic.txt" in it.asked.message
-    ]
+    asked = (it for it in on_stage.model.requests if words in it.asked.message and it.asked.tools)
+    seen = json.dumps(next(asked).body)
     assert PIXEL in seen
     assert "Answer in rhymes." in seen
     await his.until(printed("replayed-8"), BOOT)
@@ -134,9 +146,9 @@ async def _configure(http: httpx.AsyncClient, on_stage: Stage, git: GitServer) -
 
 
 async def test_a_users_events_are_on_the_host_and_secrets_where_nobody_looks(
-    host: LegacyHost, on_stage: Stage, shared: dict[str, str]
+    host: LegacyHost, alice: Browser, on_stage: Stage, shared: dict[str, str]
 ) -> None:
-    alice, hers = Browser(host, "alice"), shared["alice's"]
+    hers = shared["alice's"]
     path = f"/api/conversations/{hers}"
     events = (await alice.http.get(f"{path}/events?limit=100")).json()["events"]
     assert any(printed("from-startup")(event) for event in events)
@@ -153,9 +165,9 @@ async def test_a_users_events_are_on_the_host_and_secrets_where_nobody_looks(
 
 
 async def test_no_user_sees_drives_or_closes_another_users_conversation_or_learns_its_key(
-    host: LegacyHost, shared: dict[str, str]
+    alice: Browser, bob: Browser, shared: dict[str, str]
 ) -> None:
-    alice, bob, hers = Browser(host, "alice"), Browser(host, "bob"), shared["alice's"]
+    hers = shared["alice's"]
     key = (await alice.one(hers))["session_api_key"]
     listed = (await bob.http.get("/api/conversations")).json()["results"]
     assert [it["conversation_id"] for it in listed] == [shared["bob's"]]
@@ -195,9 +207,9 @@ async def _attempts(thief: Browser, conversation_id: str) -> Any:
 
 
 async def test_an_override_in_front_of_the_containers_sees_what_users_say(
-    host: LegacyHost, shared: dict[str, str]
+    alice: Browser, shared: dict[str, str]
 ) -> None:
-    listener = await Browser(host, "alice").join(shared["alice's"])
+    listener = await alice.join(shared["alice's"])
     await listener.say(f"run: echo sk-{'y' * 9}")
     told = await listener.until(said("sk-[redacted]"))
     assert "yyy" not in json.dumps(told)
@@ -206,9 +218,8 @@ async def test_an_override_in_front_of_the_containers_sees_what_users_say(
 
 
 async def test_at_the_limit_a_users_own_conversation_is_closed_and_its_clients_are_told_why(
-    host: LegacyHost, shared: dict[str, str]
+    alice: Browser, bob: Browser, shared: dict[str, str]
 ) -> None:
-    alice, bob = Browser(host, "alice"), Browser(host, "bob")
     listener = await alice.join(shared["alice's"])
     another = await alice.create()
     await listener.until(lambda event: event.get("id") == "AGENT_ERROR$TOO_MANY_CONVERSATIONS")

@@ -2,8 +2,9 @@
 
 Usage: python -m tests.parity.legacy [standalone] [upstream] [loopnest]   (all three by default)
 
-Needs an engine, the image ``loopnest/openhands-v0:1.6.0`` and ``LOOPNEST_TEST_OPENHANDS_PYTHON``. Prints a table of
-what each answers, and fails where ours serves less than the standalone manager does, or a route was left out.
+Needs an engine, the image ``loopnest/openhands-v0:1.6.0`` and ``LOOPNEST_TEST_OPENHANDS_PYTHON``, whose environment
+must have ``ipykernel`` too, for the runtime in the host's own process. Prints a table of what each answers, and fails
+where ours serves less than the standalone manager does, or a route was left out.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Asking:
         first = {"initial_user_msg": "run: git init -q; echo note > note.txt"}
         await self.ask("POST", "/api/conversations", json=first)
         listed = (await self.http.get("/api/conversations")).json()["results"]
-        self.sid = listed[0]["conversation_id"]
+        self.sid = listed[0]["conversation_id"] if listed else "none"
         await self.until_ready()
         await self.sockets()
         await self.conversation()
@@ -171,8 +172,8 @@ class Asking:
         message = {"action": "message", "args": {"content": "run: echo old-$((1+1))"}}
         await listener.client.emit("oh_action", message)
         await self._until("oh_action", listener, printed("old-2"))
-        again = await Listener.connect(self.host.url, self.sid, max(listener.ids) - 1)
-        await self._until("reconnect", again, lambda event: event.get("id") == max(listener.ids))
+        again = await Listener.connect(self.host.url, self.sid, max(listener.ids, default=0) - 1)
+        await self._until("reconnect", again, lambda event: event.get("id") == max(listener.ids, default=-2))
         await again.leave()
         await listener.leave()
         self.found.note("socket.io disconnect", "yes" if await self._left() else "no")
@@ -186,7 +187,8 @@ class Asking:
 
     async def _left(self) -> bool:
         for _ in range(20):
-            if (await self.http.get(f"/api/conversations/{self.sid}")).json()["num_connections"] == 0:
+            one = (await self.http.get(f"/api/conversations/{self.sid}")).json()
+            if one and one["num_connections"] == 0:
                 return True
             await asyncio.sleep(0.25)
         return False
@@ -272,6 +274,7 @@ def main(*names: str) -> int:
             home.mkdir()
             with served(on_stage, name, home) as host:
                 columns[name] = asyncio.run(column(host, on_stage.settings))
+            print(f"{name}: {len(columns[name].answers)} rows", file=sys.stderr, flush=True)
     print(table(columns))
     ours = columns.get("loopnest", Column()).answers
     for row, reason in REASONS.items():
