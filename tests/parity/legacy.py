@@ -2,9 +2,10 @@
 
 Usage: python -m tests.parity.legacy [standalone] [upstream] [loopnest]   (all three by default)
 
-Needs an engine, the image ``loopnest/openhands-v0:1.6.0`` and ``LOOPNEST_TEST_OPENHANDS_PYTHON``, whose environment
-must have ``ipykernel`` too, for the runtime in the host's own process. Prints a table of what each answers, and fails
-where ours serves less than the standalone manager does, or a route was left out.
+Needs an engine, the image ``loopnest/openhands-v0:1.6.0`` and ``LOOPNEST_TEST_OPENHANDS_PYTHON``. Prints a table of
+what each answers, and fails where ours serves less than the standalone manager does, or a route was left out. The
+standalone manager has the host's `cli` runtime, the one that needs nothing but the host; it loses the output of
+commands that end before it looks.
 """
 
 from __future__ import annotations
@@ -37,9 +38,7 @@ MANAGERS = "openhands.server.conversation_manager"
 HOSTS = {
     "standalone": {
         "CONVERSATION_MANAGER_CLASS": f"{MANAGERS}.standalone_conversation_manager.StandaloneConversationManager",
-        "RUNTIME": "local",
-        "SKIP_DEPENDENCY_CHECK": "1",
-        "DISABLE_VSCODE_PLUGIN": "true",
+        "RUNTIME": "cli",
     },
     "upstream": {
         "CONVERSATION_MANAGER_CLASS": f"{MANAGERS}.docker_nested_conversation_manager.DockerNestedConversationManager",
@@ -104,7 +103,7 @@ class Asking:
 
     async def run(self, settings: dict[str, str]) -> None:
         (await self.http.post("/api/settings", json=settings)).raise_for_status()
-        first = {"initial_user_msg": "run: git init -q; echo note > note.txt"}
+        first = {"initial_user_msg": "run: git init -q; echo note > note.txt; sleep 0.5"}
         await self.ask("POST", "/api/conversations", json=first)
         listed = (await self.http.get("/api/conversations")).json()["results"]
         self.sid = listed[0]["conversation_id"] if listed else "none"
@@ -167,9 +166,9 @@ class Asking:
             return
         self.found.note("socket.io connect", "yes")
         await self._until("replay", listener, state("finished"), PATIENCE)
-        await listener.say("run: echo user-$((1+1))")
+        await listener.say("run: sleep 0.5; echo user-$((1+1))")
         await self._until("oh_user_action", listener, printed("user-2"))
-        message = {"action": "message", "args": {"content": "run: echo old-$((1+1))"}}
+        message = {"action": "message", "args": {"content": "run: sleep 0.5; echo old-$((1+1))"}}
         await listener.client.emit("oh_action", message)
         await self._until("oh_action", listener, printed("old-2"))
         again = await Listener.connect(self.host.url, self.sid, max(listener.ids, default=0) - 1)
