@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from loopnest import LoopChange, LoopStatus, Reason
 from loopnest_process.lifecycle import Lifecycle
@@ -20,11 +22,17 @@ class Watcher:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def open(self) -> None:
-        """Watch the loops that run already, and end those whose start was interrupted."""
+        """Watch the loops that run already, and end those whose start was interrupted.
+
+        One whose lock is held is looked at again when it is free: its host may live, or be so freshly killed that a
+        child that it was about to start still has the lock.
+        """
         for record in await asyncio.to_thread(self._parts.registry.all):
             if record.state == "running":
                 self.watch(record)
-            elif record.state == "starting" and not self._parts.locks.held(record.conversation_id):
+            elif record.state == "starting" and self._parts.locks.held(record.conversation_id):
+                self._spawn(f"clear {record.conversation_id}", self._clear(record.conversation_id))
+            elif record.state == "starting":
                 await self._clear(record.conversation_id)
 
     async def aclose(self) -> None:
@@ -36,9 +44,11 @@ class Watcher:
     def watch(self, record: Record) -> None:
         """Watch the current run of a loop."""
         if record.run and record.run not in self._tasks:
-            task = asyncio.create_task(self._watch(record), name=f"loopnest-watch-{record.conversation_id}")
-            self._tasks[record.run] = task
-            task.add_done_callback(lambda _, run=record.run: self._tasks.pop(run, None))  # type: ignore[misc]
+            self._spawn(record.run, self._watch(record))
+
+    def _spawn(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks[key] = task = asyncio.create_task(work, name=f"loopnest-watch-{key}")
+        task.add_done_callback(lambda _: self._tasks.pop(key, None))
 
     async def _watch(self, record: Record) -> None:
         run = self._parts.registry.run(record)

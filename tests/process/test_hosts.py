@@ -81,7 +81,9 @@ async def test_a_host_killed_in_the_middle_of_ten_starts_leaves_nothing_that_is_
         listed = {loop.conversation_id: loop for loop in await loops.list_loops(LoopQuery(user_id=EVERYONE))}
         assert {loop.status for loop in listed.values()} <= {LoopStatus.FAILED, LoopStatus.RUNNING}
         assert {loop.reason for loop in listed.values() if loop.status is LoopStatus.FAILED} == {Reason.INTERRUPTED}
-        assert servers(state_dir) == {key: 1 for key, loop in listed.items() if loop.status is LoopStatus.RUNNING}
+        expected = {key: 1 for key, loop in listed.items() if loop.status is LoopStatus.RUNNING}
+        while servers(state_dir) != expected:  # a child of the killed host may hold a lock for a moment more
+            await asyncio.sleep(0.05)
         started = await asyncio.gather(*(loops.start_loop(StartLoop(conversation_id=key)) for key in TEN))
         assert {loop.status for loop in started} == {LoopStatus.RUNNING}
         assert servers(state_dir) == dict.fromkeys(TEN, 1)
