@@ -30,7 +30,7 @@ from loopnest_process import starting
 from loopnest_process.hooks import ProcessStrategy
 from loopnest_process.registry import Registry
 
-from ..processes import processes_of
+from ..processes import kill_processes_of, processes_of
 from ..received import received
 
 ALICE = "alice@example.com"
@@ -132,7 +132,9 @@ async def test_a_loop_that_ended_unseen_is_listed_as_failed_by_the_next_host(ope
     async with opened() as loops:
         await loops.start_loop(request())
     (server,) = servers_of(state_dir)
+    supervisor = server.parent()
     server.kill()
+    supervisor.wait(30)  # it writes down how the server ended
     async with opened() as loops:
         listed = await loops.get_loop("c1", ALICE)
         assert (listed.status, listed.reason, listed.exit_code) == (LoopStatus.FAILED, Reason.EXITED, 137)
@@ -146,8 +148,8 @@ async def test_a_restart_of_the_machine_is_seen_as_what_it_may_be(opened, state_
     for process in processes_of(state_dir):
         if process.name() == "sh":
             process.kill()
-    for process in processes_of(state_dir):
-        process.kill()
+            process.wait(30)
+    kill_processes_of(state_dir)
     async with opened() as loops:
         assert "perhaps this machine was restarted" in (await loops.get_loop("c1", ALICE)).message
 
