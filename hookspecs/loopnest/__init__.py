@@ -20,13 +20,10 @@ from loopnest.errors import (
 from loopnest.manager import LoopManager
 from loopnest.markers import async_wrapper, hookimpl, hookspec
 from loopnest.models import (
-    EVERYONE,
-    NOBODY,
     Closed,
     Control,
     Delivery,
     Event,
-    Everyone,
     Finding,
     Llm,
     Loop,
@@ -38,8 +35,8 @@ from loopnest.models import (
     RawEvent,
     Secret,
     StartLoop,
-    owner_of,
 )
+from loopnest.owners import EVERYONE, NOBODY, Everyone, owner_of
 from loopnest.settings import LoopnestSettings
 from loopnest.specs import HostContext
 

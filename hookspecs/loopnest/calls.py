@@ -11,7 +11,8 @@ from loopnest.asyncpluggy import AsyncPluginManager
 from loopnest.changes import Listener
 from loopnest.deadline import Overdue, within
 from loopnest.errors import HookTimeout, LoopnestError, Reason
-from loopnest.models import Closed, Delivery, Event, Everyone, Finding, Loop, LoopChange, LoopQuery, StartLoop
+from loopnest.models import Closed, Delivery, Event, Finding, Loop, LoopChange, LoopQuery, StartLoop
+from loopnest.owners import Everyone
 from loopnest.settings import LoopnestSettings
 from loopnest.specs import HostContext
 

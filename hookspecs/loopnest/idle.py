@@ -12,7 +12,8 @@ from typing import Final
 
 from loopnest.errors import LoopnestError
 from loopnest.manager import LoopManager
-from loopnest.models import EVERYONE, Loop, LoopQuery, LoopStatus
+from loopnest.models import Loop, LoopQuery, LoopStatus
+from loopnest.owners import EVERYONE
 
 _log = logging.getLogger(__name__)
 #: Seconds between two looks, at the least and at the most.

@@ -22,22 +22,20 @@ from loopnest.errors import InvalidRequest, LoopFailed, LoopnestError, LoopNotFo
 from loopnest.listing import merge
 from loopnest.models import (
     CONVERSATION_ID,
-    EVERYONE,
     Closed,
     Control,
     Delivery,
     Event,
-    Everyone,
     Finding,
     Loop,
     LoopChange,
     LoopQuery,
     LoopStatus,
     StartLoop,
-    owner_of,
-    owns,
 )
-from loopnest.records import REMOVED, Records, died, failed, removed
+from loopnest.outcomes import Outcomes
+from loopnest.owners import EVERYONE, Everyone, owns
+from loopnest.records import REMOVED, Records
 from loopnest.secret import host_secret
 from loopnest.selection import new_plugin_manager, register, require_strategy, select
 from loopnest.settings import Configuration, LoopnestSettings
@@ -68,6 +66,7 @@ class LoopManager:
         self._changes = Changes(settings.timeouts.other)
         self._starts = Starts()
         self._records = Records(self._state_dir / "records", settings.failed_retention)
+        self._outcomes = Outcomes(settings.strategy, self._records, self._starts, self._changes)
         self._send_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._life_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._closing = False
@@ -123,7 +122,7 @@ class LoopManager:
             namespace=self.settings.namespace,
             secret=await asyncio.to_thread(host_secret, self.settings),
             state_dir=self._state_dir,
-            emit=self._heard,
+            emit=self._outcomes.heard,
             hooks=self.plugins.hook,
             one_shot=self._one_shot,
         )
@@ -175,16 +174,16 @@ class LoopManager:
         if known is None or not owns(user_id, known.owner):
             raise LoopNotFound(conversation_id)
         interrupted = await self._starts.cancel(conversation_id)
-        async with self._lock(self._life_locks, conversation_id):
+        async with self._life_locks.setdefault(conversation_id, asyncio.Lock()):
             if known.status in (LoopStatus.STARTING, LoopStatus.RUNNING, LoopStatus.PAUSED):
-                self._emit_for(known, "stopping", known.status)
+                self._outcomes.tell(known, "stopping", known.status)
             try:
                 closed = await self._calls.close_session(conversation_id, user_id, remove)
             except LoopNotFound:
                 if not interrupted and known.status is not LoopStatus.FAILED and known.phase != REMOVED:
                     raise
                 closed = Closed(conversation_id=conversation_id, already=not interrupted, removed=True)
-            self._tell_closed(known, closed, remove)
+            self._outcomes.closed(known, closed, remove=remove)
             return closed
 
     async def list_loops(self, query: LoopQuery | None = None) -> list[Loop]:
@@ -203,7 +202,7 @@ class LoopManager:
         """
         if isinstance(event, Control) and event.action != "run":
             return await self._send(conversation_id, event, user_id)
-        async with self._lock(self._send_locks, conversation_id):
+        async with self._send_locks.setdefault(conversation_id, asyncio.Lock()):
             return await self._send(conversation_id, event, user_id)
 
     # --- around them ------------------------------------------------------------------------------------------------
@@ -253,22 +252,16 @@ class LoopManager:
         return next(iter(await self._list(query)), None)
 
     async def _start(self, request: StartLoop, known: Loop | None) -> Loop:
-        lock = self._lock(self._life_locks, request.conversation_id)
+        lock = self._life_locks.setdefault(request.conversation_id, asyncio.Lock())
         waits = lock.locked()
         async with lock:
             if waits:  # for somebody who closes the loop: what was known is history
                 known = await self._find(request.conversation_id)
             if known is not None and known.status is LoopStatus.RUNNING:
                 return await self._call_start(request)
-            self._records.forget(request.conversation_id)
-            starting = Loop(
-                conversation_id=request.conversation_id,
-                owner=owner_of(request.user_id),
-                status=LoopStatus.STARTING,
-            )
-            self._emit_for(starting, "requested", LoopStatus.STARTING)
+            self._outcomes.start_begins(request)
             loop = await self._call_start(request)
-            self._emit_for(loop, "ready", loop.status)
+            self._outcomes.tell(loop, "ready", loop.status)
             return loop
 
     async def _call_start(self, request: StartLoop) -> Loop:
@@ -277,16 +270,17 @@ class LoopManager:
         except LoopNotFound:
             raise
         except LoopnestError as error:
-            self._explain(request, error)
+            self._outcomes.start_failed(request, error)
             raise
         except Exception as error:
             _log.exception("start_loop of %s raised", request.conversation_id)
             failure = LoopFailed(f"A plugin failed: {type(error).__name__}.", reason=Reason.INTERNAL)
-            self._explain(request, failure)
+            self._outcomes.start_failed(request, failure)
             raise failure from error
         except asyncio.CancelledError:
             if self._closing:
-                self._explain(request, LoopFailed("The host stopped meanwhile.", reason=Reason.INTERRUPTED))
+                stopped = LoopFailed("The host stopped meanwhile.", reason=Reason.INTERRUPTED)
+                self._outcomes.start_failed(request, stopped)
             raise
 
     def _owned(self, request: StartLoop, loop: Loop) -> Loop:
@@ -295,54 +289,9 @@ class LoopManager:
             raise LoopNotFound(request.conversation_id)
         return loop
 
-    def _explain(self, request: StartLoop, error: LoopnestError) -> None:
-        """Keep and tell why a start failed."""
-        error.conversation_id = request.conversation_id
-        loop = failed(request, error, self.settings.strategy)
-        self._records.keep(loop)
-        self._emit_for(loop, "failed", LoopStatus.FAILED)
-
-    def _tell_closed(self, known: Loop, closed: Closed, remove: bool) -> None:
-        self._records.forget(known.conversation_id)
-        if closed.removed or remove:
-            self._records.keep(removed(known))  # so that closing twice is no error
-            if known.phase != REMOVED:
-                self._emit_for(known, REMOVED, None, closed.message)
-        elif not closed.already:
-            self._emit_for(known, "stopped", LoopStatus.STOPPED, closed.message)
-
-    def _heard(self, change: LoopChange) -> None:
-        """A plugin reports a change; that a loop died is kept, as the next process can't know it from the plugin."""
-        if change.status is LoopStatus.FAILED:
-            self._records.keep(died(change, self.settings.strategy))
-        elif change.status is LoopStatus.RUNNING:
-            self._records.forget(change.conversation_id)
-        self._emit(change)
-
-    def _emit(self, change: LoopChange) -> None:
-        self._starts.moved(change.conversation_id, change.phase)
-        self._changes.emit(change)
-
-    def _emit_for(self, loop: Loop, phase: str, status: LoopStatus | None, message: str | None = None) -> None:
-        change = LoopChange(
-            conversation_id=loop.conversation_id,
-            owner=loop.owner,
-            phase=phase,
-            status=status,
-            message=message or loop.message,
-        )
-        if status is LoopStatus.FAILED:
-            why = {"reason": loop.reason, "exit_code": loop.exit_code, "log_tail": loop.log_tail}
-            change = change.model_copy(update=why)
-        self._emit(change)
-
     @property
     def _state_dir(self) -> Path:
         return self.settings.state_dir / self.settings.namespace
-
-    @staticmethod
-    def _lock(locks: WeakValueDictionary[str, asyncio.Lock], key: str) -> asyncio.Lock:
-        return locks.setdefault(key, asyncio.Lock())
 
 
 async def _iterate(lines: Sequence[str]) -> AsyncIterator[str]:

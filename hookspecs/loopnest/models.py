@@ -7,7 +7,6 @@ through unread are left out of ``repr``. All times are timezone-aware and in UTC
 from __future__ import annotations
 
 import enum
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -15,40 +14,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, StringConstraints
 
+from loopnest.owners import NOBODY, Everyone, NonEmpty, UserScope, owner_of
+
 CONVERSATION_ID: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
-#: The owner of a loop that was started for no user (single-user hosts).
-NOBODY: Final = "nobody"
 
 ConversationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-#: Strict, as pydantic takes an enumeration for a string otherwise, and so `EVERYONE` for a user.
-NonEmpty = Annotated[str, StringConstraints(min_length=1, max_length=255, strict=True)]
-
-
-class Everyone(enum.Enum):
-    """The type of `EVERYONE`, which stands for all users where a user id is expected."""
-
-    EVERYONE = "everyone"
-
-
-#: For operators (the command line, the keeper): act whoever owns the loop. A host that serves people never passes it.
-EVERYONE: Final = Everyone.EVERYONE
-#: A user id as the host authenticated it; None on hosts without users; `EVERYONE` for operators.
-UserScope = NonEmpty | Annotated[Everyone, Field(strict=True)] | None
-
-
-def owner_of(user_id: str | None) -> str:
-    """Return what stands for ``user_id`` in names and listings: 16 hex digits, or `NOBODY`.
-
-    A digest, because user ids are often e-mail addresses and container names are public on the engine.
-    """
-    if user_id is None:
-        return NOBODY
-    return hashlib.sha256(f"loopnest-owner:{user_id}".encode()).hexdigest()[:16]
-
-
-def owns(user_id: str | Everyone | None, owner: str) -> bool:
-    """Whether ``user_id`` may see and drive a loop of ``owner``."""
-    return isinstance(user_id, Everyone) or owner_of(user_id) == owner
 
 
 def utcnow() -> datetime:

@@ -17,7 +17,8 @@ from typing import Final
 from pydantic import ValidationError
 
 from loopnest.errors import LoopnestError
-from loopnest.models import Loop, LoopChange, LoopStatus, StartLoop, owner_of, utcnow
+from loopnest.models import Loop, LoopChange, LoopStatus, StartLoop, utcnow
+from loopnest.owners import owner_of
 
 #: Phase of a loop that was removed on purpose.
 REMOVED: Final = "removed"

@@ -24,8 +24,8 @@ from loopnest.models import Closed, Delivery, Finding, Loop, LoopChange, LoopQue
 if TYPE_CHECKING:
     import pluggy
 
-    from loopnest.models import Event, Everyone
-
+    from loopnest.models import Event
+from loopnest.owners import Everyone
 
 #: How a strategy reports a change; never blocks, may be called from the event loop's thread only.
 Emit = Callable[[LoopChange], None]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from loopnest.errors import LoopFailed, LoopNotFound, Reason
-from loopnest.models import Loop, LoopStatus, StartLoop, owner_of, utcnow
+from loopnest.models import Loop, LoopStatus, StartLoop, utcnow
+from loopnest.owners import owner_of
 
 
 @dataclass

@@ -2,38 +2,23 @@
 
 Hardened by default: all capabilities dropped, no new privileges, an init process, no core dumps, bounded memory,
 processors, processes and logs, and the port published on the configured address only.
-
-What the nested server's process must know and nobody else may see is no part of the container's configuration, which
-anybody who may ask the engine can read: it is copied into the container before each start as a file, which the
-entry point reads and removes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import io
 import json
-import shlex
-import tarfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from pydantic import SecretStr
 
 from loopnest import StartLoop, hookspec
 from loopnest_docker.image import Image
+from loopnest_docker.secret_file import ENTRY_POINT
 from loopnest_docker.settings import DockerSettings
 from loopnest_nested.dialects import Dialect, Place
-
-_DIRECTORY: Final = "run/loopnest"
-_FILE: Final = "env"
-#: Reads the secret variables, and makes sure that the file is gone before the nested server runs.
-_ENTRY: Final = (
-    'f=/run/loopnest/env; [ -r "$f" ] || { echo "loopnest: started without its keys; start it through loopnest" >&2; '
-    'exit 78; }; . "$f"; rm -f "$f"; exec "$@"'
-)
 
 
 @dataclass
@@ -83,7 +68,7 @@ class ContainerSpec:
         """The body of the Engine API's create call."""
         return {
             "Image": self.image,
-            "Entrypoint": ["/bin/sh", "-c", _ENTRY, "loopnest"],
+            "Entrypoint": ENTRY_POINT,
             "Cmd": self.command,
             "Env": [f"{key}={value}" for key, value in self.environment.items()],
             "Labels": self.labels,
@@ -93,32 +78,40 @@ class ContainerSpec:
         }
 
     def _host_config(self) -> dict[str, Any]:
+        ports = (self.port, *self.extra_ports)
         config: dict[str, Any] = {
             "NetworkMode": self.network,
-            "PortBindings": {
-                f"{port}/tcp": [{"HostIp": self.publish_address, "HostPort": ""}]
-                for port in (self.port, *self.extra_ports)
-            },
-            "Binds": self.binds,
-            "Memory": self.memory,
-            "MemorySwap": self.memory,
-            "NanoCpus": int(self.cpus * 1e9),
-            "PidsLimit": self.pids,
-            "ShmSize": self.shm_size,
-            "CapDrop": ["ALL"],
-            "CapAdd": self.cap_add,
-            "SecurityOpt": [] if self.privilege_escalation else ["no-new-privileges"],
-            "Init": True,
-            "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
-            "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
+            "PortBindings": {f"{port}/tcp": [{"HostIp": self.publish_address, "HostPort": ""}] for port in ports},
             "ExtraHosts": [f"{name}:{address}" for name, address in self.extra_hosts.items()],
+            "Binds": self.binds,
             "Devices": [_device(device) for device in self.devices],
+            "Init": True,
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
+            **self._limits(),
+            **self._privileges(),
         }
         if self.runtime:
             config["Runtime"] = self.runtime
         if self.gpus:
             config["DeviceRequests"] = [{"Driver": "", "Count": self.gpus, "Capabilities": [["gpu"]]}]
         return config
+
+    def _limits(self) -> dict[str, Any]:
+        return {
+            "Memory": self.memory,
+            "MemorySwap": self.memory,
+            "NanoCpus": int(self.cpus * 1e9),
+            "PidsLimit": self.pids,
+            "ShmSize": self.shm_size,
+            "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+        }
+
+    def _privileges(self) -> dict[str, Any]:
+        return {
+            "CapDrop": ["ALL"],
+            "CapAdd": self.cap_add,
+            "SecurityOpt": [] if self.privilege_escalation else ["no-new-privileges"],
+        }
 
 
 class Specs:
@@ -144,14 +137,13 @@ def new_spec(
     settings: DockerSettings, dialect: Dialect, request: StartLoop, *, image: Image, network: str, owner: str
 ) -> ContainerSpec:
     """Return the container that ``settings`` and ``request`` ask for; labels and keys come with its creation."""
-    place = place_of(settings)
-    values = {"conversation_id": request.conversation_id, "owner": owner}
+    names = {"conversation_id": request.conversation_id, "owner": owner}
     return ContainerSpec(
         image=image.name,
         image_id=image.id,
         command=list(settings.command or image.command),
         port=settings.port,
-        environment={**dialect.environment(place, settings.port), **settings.environment},
+        environment={**dialect.environment(place_of(settings), settings.port), **settings.environment},
         secret_environment={**settings.secret_environment, **request.environment},
         labels=dict(settings.labels),
         memory=int(settings.memory),
@@ -161,7 +153,7 @@ def new_spec(
         network=network,
         publish_address=settings.publish_address,
         extra_ports=list(settings.extra_ports),
-        binds=[f"{m.source.format(**values)}:{m.target}{':ro' if m.read_only else ''}" for m in settings.mounts],
+        binds=[f"{m.source.format(**names)}:{m.target}{':ro' if m.read_only else ''}" for m in settings.mounts],
         user=settings.user,
         runtime=settings.runtime,
         gpus=settings.gpus,
@@ -175,24 +167,6 @@ def new_spec(
 def place_of(settings: DockerSettings) -> Place:
     """Where a nested server keeps its files inside its container."""
     return Place(workspace=settings.workspace, data=settings.data)
-
-
-def secret_archive(variables: Mapping[str, SecretStr]) -> bytes:
-    """The file of secret variables as a tar archive, to be unpacked at the container's root.
-
-    Any user may read and remove it, as the image's user is not known here; it is gone before anything else runs.
-    """
-    lines = [f"export {name}={shlex.quote(value.get_secret_value())}\n" for name, value in variables.items()]
-    content = "".join(lines).encode()
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        directory = tarfile.TarInfo(_DIRECTORY)
-        directory.type, directory.mode = tarfile.DIRTYPE, 0o777
-        tar.addfile(directory)
-        file = tarfile.TarInfo(f"{_DIRECTORY}/{_FILE}")
-        file.size, file.mode = len(content), 0o444
-        tar.addfile(file, io.BytesIO(content))
-    return archive.getvalue()
 
 
 def _device(text: str) -> dict[str, str]:

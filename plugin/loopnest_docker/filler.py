@@ -12,10 +12,11 @@ from loopnest import LoopFailed, LoopnestError, Reason
 from loopnest.deadline import limited
 from loopnest.models import utcnow
 from loopnest_docker import naming, pool
-from loopnest_docker.container import ContainerSpec, secret_archive
+from loopnest_docker.container import ContainerSpec
 from loopnest_docker.engine import complete
 from loopnest_docker.facts import Slot
 from loopnest_docker.parts import Parts
+from loopnest_docker.secret_file import secret_archive
 from loopnest_nested import session_keys
 from loopnest_nested.readiness import until_alive
 

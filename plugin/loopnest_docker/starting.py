@@ -15,10 +15,11 @@ from loopnest import LoopChange, LoopFailed, LoopNotFound, LoopStatus, Reason, S
 from loopnest_docker import naming, pool
 from loopnest_docker.boot import Boot
 from loopnest_docker.closing import Closer
-from loopnest_docker.container import ContainerSpec, secret_archive
+from loopnest_docker.container import ContainerSpec
 from loopnest_docker.engine import EngineConflict, NotOnEngine, complete
 from loopnest_docker.facts import Facts
 from loopnest_docker.parts import Parts
+from loopnest_docker.secret_file import secret_archive
 from loopnest_nested import session_keys
 
 #: How often a start looks again when others change the container under its hands.

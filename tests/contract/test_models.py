@@ -23,7 +23,7 @@ from loopnest import (
     StartLoop,
     owner_of,
 )
-from loopnest.models import owns
+from loopnest.owners import owns
 
 SECRET = "sk-very-secret"
 

@@ -8,8 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from loopnest import StartLoop
-from loopnest_docker.container import new_spec, secret_archive
+from loopnest_docker.container import new_spec
 from loopnest_docker.image import Image
+from loopnest_docker.secret_file import secret_archive
 from loopnest_docker.settings import DockerSettings
 from loopnest_nested.dialects import get_dialect
 

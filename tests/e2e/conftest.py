@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from docker.errors import APIError, DockerException, NotFound
@@ -26,7 +26,7 @@ BASE_IMAGE = os.environ.get("LOOPNEST_TEST_BASE_IMAGE", "loopnest-base:trixie")
 OpenManager = Callable[..., Awaitable[LoopManager]]
 
 
-def missing(what: str, cure: str) -> None:
+def missing(what: str, cure: str) -> NoReturn:
     """Fail in CI, where everything must be there; skip elsewhere, and say how to get it."""
     message = f"{what}. {cure}"
     if os.environ.get("CI"):

@@ -137,10 +137,10 @@ async def test_the_server_gets_its_environment_and_nothing_of_the_host(spawn, mo
 
 
 async def test_the_server_inherits_no_open_files(spawn, tmp_path):
-    with (tmp_path / "open").open("w"):
+    with (tmp_path / "file of the host").open("w"):
         run = spawn("ls", "-l", "/proc/self/fd")
         await run.ended()
-    assert "open" not in run.log.read_text()
+    assert "file of the host" not in run.log.read_text()
     assert ".lock" not in run.log.read_text()
 
 

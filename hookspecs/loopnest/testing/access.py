@@ -9,7 +9,8 @@ import pytest
 
 from loopnest.errors import InvalidRequest, LoopNotFound
 from loopnest.manager import LoopManager
-from loopnest.models import EVERYONE, Everyone, LoopQuery, LoopStatus
+from loopnest.models import LoopQuery, LoopStatus
+from loopnest.owners import EVERYONE, Everyone
 from loopnest.testing.harness import ALICE, BAD_IDS, BOB, Harness, said
 
 

@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 
 from loopnest.manager import LoopManager
-from loopnest.models import EVERYONE, Loop, LoopChange, LoopQuery, LoopStatus, Message, StartLoop
+from loopnest.models import Loop, LoopChange, LoopQuery, LoopStatus, Message, StartLoop
+from loopnest.owners import EVERYONE
 
 ALICE: Final = "alice@example.com"
 BOB: Final = "bob@example.com"
@@ -80,6 +81,7 @@ class Harness:
 
     def broken(self, cid: str) -> StartLoop:
         """A request of Alice's that fails."""
+        # The author's word, as `broken_request` says: nothing about a missing engine can hide behind it.
         return self.broken_request(cid, ALICE) or pytest.skip("no start of this strategy can be made to fail")
 
     async def until(self, changes: AsyncIterator[LoopChange], *statuses: LoopStatus | None) -> list[LoopChange]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from loopnest.manager import LoopManager
-from loopnest.models import LoopStatus, owner_of
+from loopnest.models import LoopStatus
+from loopnest.owners import owner_of
 from loopnest.testing.harness import ALICE, Harness, NewManager, place_of, said
 
 

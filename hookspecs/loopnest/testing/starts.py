@@ -9,7 +9,8 @@ import pytest
 
 from loopnest.errors import LoopnestError, LoopNotFound, Reason
 from loopnest.manager import LoopManager
-from loopnest.models import LoopStatus, owner_of
+from loopnest.models import LoopStatus
+from loopnest.owners import owner_of
 from loopnest.testing.harness import ALICE, BOB, Harness, place_of, said
 
 

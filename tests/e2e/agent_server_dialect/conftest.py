@@ -27,6 +27,8 @@ from loopnest_nested.dialects.agent_server import AgentServer
 from loopnest_nested.readiness import until_alive
 from loopnest_nested.session_keys import derive, new_nonce
 
+from ..conftest import missing
+
 VARIABLE = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
 CURE = (
     f"Make an environment with openhands-agent-server and openhands-tools ('uv venv -p 3.13 DIR; VIRTUAL_ENV=DIR uv "
@@ -89,11 +91,7 @@ class ServerProcess:
 
 @pytest.fixture(scope="session")
 def python() -> str:
-    if found := os.environ.get(VARIABLE):
-        return found
-    if os.environ.get("CI"):
-        pytest.fail(f"{VARIABLE} is not set. {CURE}")
-    pytest.skip(f"{VARIABLE} is not set. {CURE}")
+    return os.environ.get(VARIABLE) or missing(f"{VARIABLE} is not set", CURE)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,66 @@
+"""What becomes of loops: kept for later, and told to everybody."""
+
+from __future__ import annotations
+
+from loopnest.changes import Changes
+from loopnest.errors import LoopnestError
+from loopnest.models import Closed, Loop, LoopChange, LoopStatus, StartLoop
+from loopnest.owners import owner_of
+from loopnest.records import REMOVED, Records, died, failed, removed
+from loopnest.starts import Starts
+
+
+class Outcomes:
+    """Keeps in ``records`` what nothing on the engine can tell later, and tells every change through ``changes``."""
+
+    def __init__(self, strategy: str, records: Records, starts: Starts, changes: Changes) -> None:
+        self._strategy, self._records, self._starts, self._changes = strategy, records, starts, changes
+
+    def start_begins(self, request: StartLoop) -> None:
+        """What became of the conversation's last loop is history."""
+        self._records.forget(request.conversation_id)
+        owner, status = owner_of(request.user_id), LoopStatus.STARTING
+        self.tell(Loop(conversation_id=request.conversation_id, owner=owner, status=status), "requested", status)
+
+    def start_failed(self, request: StartLoop, error: LoopnestError) -> None:
+        """Keep and tell why; ``error`` then names the conversation."""
+        error.conversation_id = request.conversation_id
+        loop = failed(request, error, self._strategy)
+        self._records.keep(loop)
+        self.tell(loop, "failed", LoopStatus.FAILED)
+
+    def closed(self, known: Loop, closed: Closed, *, remove: bool) -> None:
+        """The loop that was ``known`` before is closed, which is told unless it was so already."""
+        self._records.forget(known.conversation_id)
+        if closed.removed or remove:
+            self._records.keep(removed(known))  # so that closing twice is no error
+            if known.phase != REMOVED:
+                self.tell(known, REMOVED, None, closed.message)
+        elif not closed.already:
+            self.tell(known, "stopped", LoopStatus.STOPPED, closed.message)
+
+    def heard(self, change: LoopChange) -> None:
+        """A plugin reports a change; that a loop died is kept, as the next process can't know it from the plugin."""
+        if change.status is LoopStatus.FAILED:
+            self._records.keep(died(change, self._strategy))
+        elif change.status is LoopStatus.RUNNING:
+            self._records.forget(change.conversation_id)
+        self._emit(change)
+
+    def tell(self, loop: Loop, phase: str, status: LoopStatus | None, message: str | None = None) -> None:
+        """Tell that ``loop`` came to ``phase``."""
+        change = LoopChange(
+            conversation_id=loop.conversation_id,
+            owner=loop.owner,
+            phase=phase,
+            status=status,
+            message=message or loop.message,
+        )
+        if status is LoopStatus.FAILED:
+            why = {"reason": loop.reason, "exit_code": loop.exit_code, "log_tail": loop.log_tail}
+            change = change.model_copy(update=why)
+        self._emit(change)
+
+    def _emit(self, change: LoopChange) -> None:
+        self._starts.moved(change.conversation_id, change.phase)
+        self._changes.emit(change)

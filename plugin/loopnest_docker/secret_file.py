@@ -1,0 +1,44 @@
+"""The file that brings secret variables into a container.
+
+What the nested server's process must know and nobody else may see is no part of the container's configuration, which
+anybody who may ask the engine can read: it is copied into the container before each start as a file, which the
+entry point reads and removes.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+import tarfile
+from collections.abc import Mapping
+from typing import Final
+
+from pydantic import SecretStr
+
+_DIRECTORY: Final = "run/loopnest"
+_FILE: Final = "env"
+_SCRIPT: Final = (
+    f'f=/{_DIRECTORY}/{_FILE}; [ -r "$f" ] || '
+    '{ echo "loopnest: started without its keys; start it through loopnest" >&2; exit 78; }; '
+    '. "$f"; rm -f "$f"; exec "$@"'
+)
+#: Reads the secret variables, and makes sure that the file is gone before the nested server runs.
+ENTRY_POINT: Final = ["/bin/sh", "-c", _SCRIPT, "loopnest"]
+
+
+def secret_archive(variables: Mapping[str, SecretStr]) -> bytes:
+    """The file of secret variables as a tar archive, to be unpacked at the container's root.
+
+    Any user may read and remove it, as the image's user is not known here; it is gone before anything else runs.
+    """
+    lines = [f"export {name}={shlex.quote(value.get_secret_value())}\n" for name, value in variables.items()]
+    content = "".join(lines).encode()
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        directory = tarfile.TarInfo(_DIRECTORY)
+        directory.type, directory.mode = tarfile.DIRTYPE, 0o777
+        tar.addfile(directory)
+        file = tarfile.TarInfo(f"{_DIRECTORY}/{_FILE}")
+        file.size, file.mode = len(content), 0o444
+        tar.addfile(file, io.BytesIO(content))
+    return archive.getvalue()
