@@ -134,6 +134,26 @@ async def test_fifty_events_at_once_all_arrive_in_order_and_none_is_refused(mana
     assert said(await until(loop, lambda found: len(said(found)) == 50)) == sent
 
 
+async def test_images_instructions_and_a_recording_reach_the_agent(manager, model):
+    pixel = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+    look = Message(text="run: echo seen", image_urls=(pixel,))
+    recording = [
+        {"id": 0, "source": "user", "action": "message", "args": {"content": "recorded words", "image_urls": []}},
+        {"id": 1, "source": "agent", "action": "run", "args": {"command": "echo replayed-$((4+4))", "thought": ""}},
+        {"id": 2, "source": "agent", "action": "finish", "args": {"final_thought": "", "outputs": {}, "thought": ""}},
+    ]
+    asked = request(model).model_copy(update={"initial_message": look, "instructions": "Answer in rhymes."})
+    again = request(model).model_copy(update={"conversation_id": "c2", "replay": recording})
+    loops = await asyncio.gather(manager.start_loop(asked), manager.start_loop(again))
+    seen, replayed = await asyncio.gather(*(until(loop, finished(1)) for loop in loops))
+    [first] = [it.body for it in model.requests if it.asked.tools and it.asked.turn == 0]
+    assert pixel in str(first)
+    assert "Answer in rhymes." in str(first)
+    assert said(seen) == ["run: echo seen"]
+    assert "replayed-8" in outputs(replayed)
+    assert said(replayed) == ["recorded words"]
+
+
 async def test_a_request_without_a_model_is_refused_with_the_server_s_words(manager):
     with pytest.raises(LoopFailed, match="Settings not found"):
         await manager.start_loop(StartLoop(conversation_id="c2", user_id="alice"))

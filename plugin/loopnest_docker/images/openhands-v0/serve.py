@@ -87,6 +87,29 @@ async def upload_files(
     return uploaded, skipped
 
 
+def is_text(file: Path) -> bool:
+    """Whether a file is text, or none that can be read, which upstream says in its own words."""
+    try:
+        file.read_bytes().decode()
+    except UnicodeDecodeError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def select_file(upstream: Any) -> Any:
+    """Tell binary files by what is in them: upstream guesses, by a library that fails where it can't."""
+
+    async def select(manager: Any, sid: str, file: str) -> tuple[str | None, str | None]:
+        if not await asyncio.to_thread(is_text, Path(os.environ["WORKSPACE_BASE"], file)):
+            return None, f"BINARY_FILE:{file}"
+        selected: tuple[str | None, str | None] = await upstream(manager, sid, file)
+        return selected
+
+    return select
+
+
 def main() -> None:
     """Start the one, import the other meanwhile, and serve."""
     port = free_port()
@@ -95,7 +118,8 @@ def main() -> None:
     local_runtime: Any = import_module("openhands.runtime.impl.local.local_runtime")  # takes as long as its own boot
     server: Any = import_module("openhands.server.__main__")
     managers: Any = import_module("openhands.server.conversation_manager.standalone_conversation_manager")
-    managers.StandaloneConversationManager.upload_files = upload_files
+    manager = managers.StandaloneConversationManager
+    manager.upload_files, manager.select_file = upload_files, select_file(manager.select_file)
     hand_over(process, port, local_runtime)
     local_runtime.LocalRuntime._wait_until_alive.retry.wait = import_module("tenacity").wait_fixed(0.05)
     server.main()
