@@ -25,7 +25,8 @@ from loopnest_docker.network import Network, removal
 from loopnest_docker.settings import DockerSettings
 
 from ..e2e.conftest import missing
-from ..e2e.legacy_process import INTERPRETER, LegacyHost
+from .legacy_process import INTERPRETER, LegacyHost
+from .packages.json_answers import JsonAnswers
 
 IMAGE = os.environ.get("LOOPNEST_TEST_V0_IMAGE", "loopnest/openhands-v0:1.6.0")
 #: Seconds for a conversation to come up: 20 on a quiet machine.
@@ -149,7 +150,7 @@ def git_server(address: str, directory: Path) -> Iterator[GitServer]:
     """Serve a repository whose branch ``topic`` has a file ``topic.txt`` that ``main`` has not."""
     _make_repository(directory)
 
-    class Handler(SimpleHTTPRequestHandler):
+    class Handler(SimpleHTTPRequestHandler, JsonAnswers):
         def __init__(self, *args: object) -> None:
             super().__init__(*args, directory=str(directory))  # type: ignore[arg-type]
 
@@ -161,20 +162,9 @@ def git_server(address: str, directory: Path) -> Iterator[GitServer]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
             elif self.path.startswith("/api/"):
-                self._json({"id": 1, "username": "alice", "path_with_namespace": "team/tool"})
+                self.answer({"id": 1, "username": "alice", "path_with_namespace": "team/tool"})
             else:
                 super().do_GET()
-
-        def _json(self, answer: dict[str, object]) -> None:
-            data = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args: object) -> None:
-            pass
 
     with ThreadingHTTPServer((address, 0), Handler) as server:
         served = GitServer(f"http://{address}:{server.server_address[1]}")

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ..e2e.legacy_process import LegacyHost
+from ..e2e.conftest import missing
+from .legacy_process import LegacyHost
 from .test_legacy import pretending
 
 #: 1.6.0 is what all other tests are about.
@@ -22,14 +23,10 @@ INTERPRETERS = {"0.62.0": "LOOPNEST_TEST_OPENHANDS_0_62_PYTHON", "1.0.0": "LOOPN
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LegacyHost]:
     variable = INTERPRETERS[request.param]
     if variable not in os.environ:
-        message = f"{variable} names no interpreter with openhands-ai {request.param} and loopnest"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    host = LegacyHost(os.environ[variable], tmp_path, **pretending(tmp_path))
-    try:
-        host.start()
+        what = f"{variable} names no interpreter with openhands-ai {request.param} and loopnest"
+        missing(what, f"'.ci/servers' makes one, named openhands-{request.param}")
+    with LegacyHost(os.environ[variable], tmp_path, **pretending(tmp_path)).running() as host:
         yield host
-    finally:
-        host.stop()
 
 
 @pytest.mark.timeout(600)

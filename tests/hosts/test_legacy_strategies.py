@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from ..e2e.legacy_process import Listener, printed, said, state
-from .legacy_stage import BOOT, Stage, override, stage
+from .legacy_process import Listener, printed, said, state
+from .legacy_stage import BOOT, Stage, override
 
 STANDALONE = "openhands.server.conversation_manager.standalone_conversation_manager.StandaloneConversationManager"
-
-
-@pytest.fixture(scope="module")
-def on_stage() -> Iterator[Stage]:
-    with stage() as set_up:
-        yield set_up
 
 
 @pytest.mark.timeout(600)
@@ -34,9 +26,8 @@ async def test_the_hosts_own_managers_are_strategies_with_the_same_overrides_in_
     on_stage: Stage, tmp_path: Path, line: dict[str, str]
 ) -> None:
     place = override(tmp_path / "site")
-    host = on_stage.host(tmp_path, PYTHONPATH=place, LOOPNEST_OVERRIDES='["redact"]', RUNTIME="cli", **line)
-    try:
-        await asyncio.to_thread(host.start)
+    overridden = on_stage.host(tmp_path, PYTHONPATH=place, LOOPNEST_OVERRIDES='["redact"]', RUNTIME="cli", **line)
+    with overridden.running() as host:
         async with httpx.AsyncClient(base_url=host.url, timeout=BOOT) as http:
             (await http.post("/api/settings", json=on_stage.settings)).raise_for_status()
             # The host's `cli` runtime loses the output of a command that ends before it looks.
@@ -53,5 +44,3 @@ async def test_the_hosts_own_managers_are_strategies_with_the_same_overrides_in_
             assert (await http.post(f"{path}/stop")).json()["message"] == "Conversation stopped successfully"
             assert (await http.get(path)).json()["status"] == "STOPPED"
             await listener.leave()
-    finally:
-        host.stop()

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import socketio
 
-from ..e2e.legacy_process import LegacyHost, Listener, printed, said, state
-from .legacy_stage import BOOT, GitServer, Stage, git_server, override, stage
+from .legacy_process import LegacyHost, Listener, printed, said, state
+from .legacy_stage import BOOT, GitServer, Stage, git_server, override
 
 pytestmark = pytest.mark.timeout(900)
 PACKAGES = Path(__file__).parent / "packages"
@@ -29,12 +29,6 @@ RECORDING = [
 
 
 @pytest.fixture(scope="module")
-def on_stage() -> Iterator[Stage]:
-    with stage() as set_up:
-        yield set_up
-
-
-@pytest.fixture(scope="module")
 def git(on_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitServer]:
     with git_server(on_stage.gateway, tmp_path_factory.mktemp("git")) as server:
         yield server
@@ -45,7 +39,7 @@ def host(on_stage: Stage, git: GitServer, tmp_path_factory: pytest.TempPathFacto
     directory = tmp_path_factory.mktemp("legacy")
     (directory / "extra").mkdir()
     (directory / "extra" / "file.txt").write_text("from-a-volume\n")
-    host = on_stage.host(
+    with on_stage.host(
         directory,
         git.port,
         PYTHONPATH=os.pathsep.join([str(PACKAGES), override(directory / "site")]),
@@ -56,12 +50,8 @@ def host(on_stage: Stage, git: GitServer, tmp_path_factory: pytest.TempPathFacto
         NESTED_RUNTIME_BROWSER_HOST="http://localhost",
         SANDBOX_VOLUMES=f"{directory}/extra:/extra:ro",
         SANDBOX_RUNTIME_STARTUP_ENV_VARS=json.dumps({"ALLOW_INSECURE_GIT_ACCESS": "true", "STARTUP": "from-startup"}),
-    )
-    try:
-        host.start()
+    ).running() as host:
         yield host
-    finally:
-        host.stop()
 
 
 class Browser:

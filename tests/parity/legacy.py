@@ -27,7 +27,7 @@ from typing import Any
 import httpx
 import socketio
 
-from ..e2e.legacy_process import LegacyHost, Listener, printed, state
+from ..hosts.legacy_process import LegacyHost, Listener, printed, state
 from ..hosts.legacy_stage import IMAGE, Stage, stage
 
 UPSTREAM_IMAGE = "loopnest-test/openhands-runtime:1.6.0"
@@ -142,6 +142,8 @@ class Asking:
         binary = bytes(range(256))
         files = [("files", ("note.txt", b"a note\n")), ("files", ("all.bin", binary))]
         await self.of_it("POST", "/upload-files", files=files)
+        row = "GET /select-file of a binary file"
+        await self.ask("GET", f"/api/conversations/{self.sid}/select-file?file=all.bin", row=row)
         for route in READ:
             answer = await self.of_it("GET", route)
             if route == "/zip-directory":
@@ -230,12 +232,10 @@ def served(on_stage: Stage, name: str, directory: Path) -> Iterator[LegacyHost]:
     prompts = directory / "openhands" / "microagent" / "prompts"  # the host looks in its working directory
     prompts.mkdir(parents=True)
     (prompts / "generate_remember_prompt.j2").write_text("{{ events }}")
-    host = on_stage.host(directory, **HOSTS[name])
-    host.start()
     try:
-        yield host
+        with on_stage.host(directory, **HOSTS[name]).running() as host:
+            yield host
     finally:
-        host.stop()
         store = directory / "store" / "sessions"
         for conversation in store.iterdir() if store.exists() else ():
             container = f"openhands-runtime-{conversation.name}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from collections.abc import Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
+from json_answers import JsonAnswers
 from pydantic import SecretStr
 
 from loopnest import (
@@ -44,7 +44,7 @@ class Stub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonAnswers):
     server: Stub
 
     def do_GET(self) -> None:
@@ -52,26 +52,14 @@ class Handler(BaseHTTPRequestHandler):
             threading.Event().wait(20)
         told = {"status": self.server.status, "runtime_status": "STATUS$READY"}
         # An agent that has done so much that its last change of state is far back.
-        self._answer({"events": [], "has_more": True} if "/events" in self.path else told)
+        self.answer({"events": [], "has_more": True} if "/events" in self.path else told)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
         self.server.told.append((self.path, body))
         if self.path.endswith("/start"):
             self.server.status = "RUNNING"
-        self._answer({"status": "ok"})
-
-    def _answer(self, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        with contextlib.suppress(BrokenPipeError):  # who asked had no patience
-            self.wfile.write(data)
-
-    def log_message(self, *args: object) -> None:
-        pass
+        self.answer({"status": "ok"})
 
 
 class PretendV0:

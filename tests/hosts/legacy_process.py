@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ class LegacyHost:
     @property
     def log(self) -> str:
         return (self.directory / "host.log").read_text()
+
+    @contextmanager
+    def running(self) -> Iterator[LegacyHost]:
+        """Start, and stop at the end, also where the start fails."""
+        try:
+            self.start()
+            yield self
+        finally:
+            self.stop()
 
     def start(self) -> None:
         port = httpx.URL(self.url).port

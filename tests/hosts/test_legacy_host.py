@@ -19,8 +19,8 @@ import pytest
 
 from loopnest_nested.dialects import Place, get_dialect
 
-from ..hosts.legacy_stage import BOOT, IMAGE, Stage, stage
 from .legacy_process import LegacyHost, Listener, free_port, printed, said, state
+from .legacy_stage import BOOT, IMAGE, Stage
 
 pytestmark = pytest.mark.timeout(900)
 #: Beyond every event.
@@ -28,19 +28,9 @@ NEW_ONLY = 2**31
 
 
 @pytest.fixture(scope="module")
-def on_stage() -> Iterator[Stage]:
-    with stage() as set_up:
-        yield set_up
-
-
-@pytest.fixture(scope="module")
 def host(on_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LegacyHost]:
-    host = on_stage.host(tmp_path_factory.mktemp("legacy"))
-    try:
-        host.start()
+    with on_stage.host(tmp_path_factory.mktemp("legacy")).running() as host:
         yield host
-    finally:
-        host.stop()
 
 
 @pytest.fixture
@@ -125,6 +115,8 @@ async def test_files_are_stored_listed_read_and_archived_byte_for_byte(
     assert {"note.txt", "all.bin"} <= set((await http.get(f"{path}/list-files")).json())
     read = (await http.get(f"{path}/select-file", params={"file": "note.txt"})).json()
     assert read["code"] == "a note"
+    assert (await http.get(f"{path}/select-file", params={"file": "all.bin"})).status_code == 415
+    assert (await http.get(f"{path}/select-file", params={"file": "none"})).status_code == 500
     archive = (await http.get(f"{path}/zip-directory")).content
     with zipfile.ZipFile(io.BytesIO(archive)) as zipped:
         contents = {Path(name).name: zipped.read(name) for name in zipped.namelist()}
