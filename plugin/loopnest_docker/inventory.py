@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from loopnest import EngineError
 from loopnest.deadline import limited
 from loopnest_docker import facts as container_facts
 from loopnest_docker import naming
@@ -46,7 +45,8 @@ class Inventory:
         self._containers: dict[str, Facts] = {}
         self._slots: dict[str, Slot] = {}
         self._by_conversation: dict[str, list[Facts]] = {}
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, int] = {}  # containers to look at again, and which touch it was that said so last
+        self._touches = 0
         self._listed_at = float("-inf")
         self._began = float("-inf")  # of the last full listing that succeeded, even if a gap made it worthless since
         self._lock = asyncio.Lock()
@@ -75,12 +75,12 @@ class Inventory:
         Raises:
             EngineError: the cache can't be used, and the engine does not answer.
         """
-        asked = time.monotonic()
+        asked, touches = time.monotonic(), self._touches
         if self._needs_listing() or self._dirty:
             async with self._lock:
                 if self._needs_listing() and self._began < asked:
                     await self._list_all()
-                elif self._dirty:
+                elif any(touch <= touches for touch in self._dirty.values()):
                     await self._list_some()
         return self._containers
 
@@ -109,7 +109,8 @@ class Inventory:
 
     def touch(self, container_id: str) -> None:
         """Look at this container again before the next answer: we just changed it."""
-        self._dirty.add(container_id)
+        self._touches += 1
+        self._dirty[container_id] = self._touches
 
     async def until_dead(self, container_id: str) -> None:
         """Return when the container's process has ended, or the container is gone."""
@@ -132,12 +133,12 @@ class Inventory:
         return not self._stream.alive or self.age > self._max_age
 
     async def _list_all(self) -> None:
-        heard, self._dirty = self._dirty, set()
-        listed_at = time.monotonic()
+        seen, listed_at = dict(self._dirty), time.monotonic()
         before, trusted = self._states(), self._stream.alive and self._listed_at != float("-inf")
         self._replace({}, {}, await self._query({"label": [self._label]}))
+        self._settle(seen)
         self._listed_at = self._began = listed_at
-        unheard = {key for key, _ in before.items() ^ self._states().items()} - self._dirty - heard
+        unheard = {key for key, _ in before.items() ^ self._states().items()} - self._dirty.keys() - seen.keys()
         if trusted and unheard:
             _log.warning("The engine's event stream missed changes of %d containers; opening it again.", len(unheard))
             await self._stream.reopen()
@@ -147,14 +148,15 @@ class Inventory:
         return slots | {key: container.state for key, container in self._containers.items()}
 
     async def _list_some(self) -> None:
-        dirty, self._dirty = self._dirty, set()
-        try:
-            entries = await self._query({"label": [self._label], "id": sorted(dirty)})
-        except EngineError:
-            self._dirty |= dirty
-            raise
-        containers = {key: value for key, value in self._containers.items() if key not in dirty}
-        self._replace(containers, {key: value for key, value in self._slots.items() if key not in dirty}, entries)
+        seen = dict(self._dirty)
+        entries = await self._query({"label": [self._label], "id": sorted(seen)})
+        containers = {key: value for key, value in self._containers.items() if key not in seen}
+        self._replace(containers, {key: value for key, value in self._slots.items() if key not in seen}, entries)
+        self._settle(seen)
+
+    def _settle(self, seen: dict[str, int]) -> None:
+        """These were looked at, which holds until the next touch; not before, as a look may be cancelled."""
+        self._dirty = {key: touch for key, touch in self._dirty.items() if seen.get(key) != touch}
 
     def _replace(self, containers: dict[str, Facts], slots: dict[str, Slot], entries: list[dict[str, Any]]) -> None:
         for entry in entries:
@@ -173,7 +175,7 @@ class Inventory:
     def _on_event(self, event: EngineEvent) -> None:
         if event.action not in _RELEVANT:
             return
-        self._dirty.add(event.container_id)
+        self.touch(event.container_id)
         if event.action in {"die", "destroy"}:
             if waiting := self._deaths.get(event.container_id):
                 waiting.set()
