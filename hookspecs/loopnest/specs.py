@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pluggy
 
     from loopnest.models import Event
-from loopnest.owners import Everyone
+    from loopnest.owners import Everyone
 
 #: How a strategy reports a change; never blocks, may be called from the event loop's thread only.
 Emit = Callable[[LoopChange], None]
