@@ -13,7 +13,10 @@ from bench.programs import line
 
 
 class Driver:
-    """One service with its own defaults, and a limit on sandboxes that is never met."""
+    """One service with its own defaults, but limits that are never met: on sandboxes, and on how long one may boot.
+
+    By default it gives those up that take more than 15 s.
+    """
 
     async def open(self, image: str, port: int, prefix: str, environment: dict[str, str], engine: str | None) -> None:
         spec = SandboxSpecInfo(id=image, command=None, initial_env=environment, working_dir="/workspace/project")
@@ -28,6 +31,7 @@ class Driver:
             health_check_path="/health",
             httpx_client=self._http,
             max_num_sandboxes=1_000_000,
+            startup_grace_seconds=300,
             docker_client=docker.DockerClient(base_url=engine) if engine else docker.from_env(),
         )
         self._prefix = prefix
