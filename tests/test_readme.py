@@ -92,6 +92,17 @@ def test_every_command_that_is_shown_exists():
     assert shown <= set(get_command(app).commands)
 
 
+@pytest.mark.parametrize(
+    ("host", "guide"),
+    [("loopnest serve", "agent-server"), ("OH_SANDBOX_KIND", "app-server"), ("MANAGER_CLASS", "openhands-legacy")],
+)
+def test_what_starts_a_host_is_what_its_guide_says(host, guide):
+    """The guides are followed word by word, on the real servers."""
+    shown = block("console", host).splitlines()
+    said = (ROOT / "docs" / f"{guide}.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in shown if line not in [it.strip().removeprefix("$ ") for it in said]] == []
+
+
 def test_every_link_leads_somewhere():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
     assert links
