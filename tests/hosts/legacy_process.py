@@ -141,8 +141,9 @@ def environment(directory: Path, **variables: str) -> dict[str, str]:
         "JWT_SECRET": "a secret of the tests",
         "RUN_AS_OPENHANDS": "false",
         "ENABLE_BROWSER": "false",
-        "AGENT_SERVER_IMAGE_REPOSITORY": "loopnest/openhands-v0",
-        "AGENT_SERVER_IMAGE_TAG": "1.6.0",
+        # Or the host pulls an image for conversations of its current kind, which there are none of.
+        "OH_SANDBOX_SPEC_KIND": "DockerSandboxSpecServiceInjector",
+        "OH_SANDBOX_SPEC_PULL_IF_MISSING": "false",
         "OPENHANDS_SUPPRESS_BANNER": "1",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LOOPNEST_STATE_DIR": str(directory / "state"),
