@@ -7,6 +7,7 @@ call's seconds, and the longest stall of the event loop meanwhile. Time is taken
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -59,6 +60,8 @@ def run(driver: Callable[[], Any]) -> None:
     """Serve the driver's methods until stdin ends. What libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    gc.collect()
+    gc.freeze()  # a server would, or the collector's looks at what was imported would be stalls of everybody's
     asyncio.run(_serve(driver(), answers))
 
 
