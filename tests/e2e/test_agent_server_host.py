@@ -286,6 +286,7 @@ async def test_what_is_stored_on_the_host_reaches_the_agent(outer, model):
     llm = body(model)["agent"]["llm"]
     assert (await outer.client.post("/api/profiles/scripted", json={"llm": llm})).is_success
     profile = {"agent_kind": "openhands", "llm_profile_ref": "scripted", "tools": [{"name": "terminal"}]}
+    profile["secret_refs"] = ["FIRST", "SECOND"]
     assert (await outer.client.post("/api/agent-profiles/worker", json=profile)).is_success
     stored = {"name": "STORED", "value": "token-0123456789"}
     assert (await outer.client.put("/api/settings/secrets", json=stored)).is_success
@@ -298,15 +299,19 @@ async def test_what_is_stored_on_the_host_reaches_the_agent(outer, model):
     del asked["agent"]
     answer = await outer.client.post("/api/conversations", json=asked)
     assert answer.status_code == 201, answer.text
+    assert answer.json()["launched_agent_profile"]["agent_profile_id"] == profile_id
     path = f"/api/conversations/{answer.json()['id']}"
-    assert (await outer.client.post(f"{path}/secrets", json={"secrets": {"SECOND": lookup}})).status_code == 200
+    more = {"SECOND": lookup, "THIRD": lookup}  # and the profile does not allow the third
+    assert (await outer.client.post(f"{path}/secrets", json={"secrets": more})).status_code == 200
     assert (await outer.client.post(f"{path}/switch_profile", json={"profile_name": "scripted"})).status_code == 200
     refused = await outer.client.post(f"{path}/switch_profile", json={"profile_name": "none"})
     assert (refused.status_code, refused.json()["detail"]) == (404, "Profile 'none' not found")
 
-    await outer.client.post(f"{path}/events", json=message("run: echo $FIRST $SECOND | rev"))  # as values are masked
+    await outer.client.post(
+        f"{path}/events", json=message("run: echo $FIRST $SECOND $THIRD. | rev")
+    )  # as values are masked
     await _until(lambda: has_finished(outer, path), "the agent has finished")
-    assert "9876543210-nekot 9876543210-nekot" in (await outer.client.get(f"{path}/events/search")).text
+    assert ". 9876543210-nekot 9876543210-nekot" in (await outer.client.get(f"{path}/events/search")).text
     assert {seen.api_key for seen in model.requests} == {"sk-scripted"}
 
 

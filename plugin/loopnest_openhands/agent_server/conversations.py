@@ -27,6 +27,7 @@ from loopnest import (
 from loopnest.idle import IdleKeeper
 from loopnest_nested.client import NestedServer
 from loopnest_openhands.agent_server.catalog import Catalog
+from loopnest_openhands.agent_server.launch import Start
 
 _log = logging.getLogger(__name__)
 _DIALECT: Final = "agent-server"
@@ -84,7 +85,7 @@ class Conversations:
             loop = await self.loops.get_loop(loop_id)
             yield self._server(loop if _answers(loop) else await self._wake(loop))
 
-    async def create(self, conversation_id: UUID, body: Mapping[str, Any], params: Mapping[str, str]) -> httpx.Response:
+    async def create(self, conversation_id: UUID, start: Start, params: Mapping[str, str]) -> httpx.Response:
         """Start a loop and have its nested server create the conversation, or tell of the one it has.
 
         Returns:
@@ -96,9 +97,9 @@ class Conversations:
         known = await self.find(conversation_id)
         loop_id = known.conversation_id if known else str(conversation_id)
         async with self.idle.using(loop_id):
-            server = self._server(await self._start(loop_id))
+            server = self._server(await self._start(loop_id, start.variables))
             try:
-                answer = await self._post(server, conversation_id, body, params)
+                answer = await self._post(server, conversation_id, start.body, params)
             except NestedError:
                 await self._undo(known, loop_id)
                 raise
@@ -170,8 +171,9 @@ class Conversations:
             raise LoopFailed(loop.message or "", reason=loop.reason)
         return await self._start(loop.conversation_id)
 
-    async def _start(self, loop_id: str) -> Loop:
-        request = StartLoop(conversation_id=loop_id, bare=True, notes=_NOTES, environment=self._environment)
+    async def _start(self, loop_id: str, variables: Mapping[str, str] | None = None) -> Loop:
+        environment = self._environment | {key: SecretStr(value) for key, value in (variables or {}).items()}
+        request = StartLoop(conversation_id=loop_id, bare=True, notes=_NOTES, environment=environment)
         return await self.loops.start_loop(request)
 
     async def _post(

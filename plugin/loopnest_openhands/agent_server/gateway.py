@@ -65,8 +65,8 @@ class Gateway:
             LoopnestError: the loop could not be started, or its nested server refused.
         """
         body = request.model_dump(mode="json", context=launch.PLAIN, exclude_none=True)
-        resolved = await launch.resolve(body, self._stock.config)
-        answer = await self._conversations.create(request.conversation_id or uuid4(), resolved, {})
+        start = await launch.resolve(body, self._stock)
+        answer = await self._conversations.create(request.conversation_id or uuid4(), start, {})
         if not answer.is_success:
             raise Refused(answer.status_code, answer.json().get("detail"))
         return SimpleNamespace(id=UUID(answer.json()["id"])), answer.status_code == 201

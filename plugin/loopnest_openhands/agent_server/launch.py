@@ -9,11 +9,13 @@ import asyncio
 import importlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from loopnest import LoopnestError, Reason
+from loopnest_openhands.agent_server.upstream import Stock
 
 #: The context in which the agent server's models show their secrets.
 PLAIN: Final = {"expose_secrets": "plaintext"}
@@ -24,6 +26,20 @@ _OBSERVED: Final = {
     for key in ("span_name", "tags", "metadata", "parent_span_context")
 }
 _SOURCES: Final = ("agent", "agent_settings", "agent_profile_id")
+#: By it a nested server learns which profile launched its conversation, and which secrets that allows.
+_LAUNCHED: Final = "OH_RUNTIME_LAUNCHED_PROFILE"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start request as a nested server can take it.
+
+    Attributes:
+        variables: of the nested server's environment, for what the request can't say.
+    """
+
+    body: dict[str, Any]
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 class Refused(LoopnestError):
@@ -36,20 +52,36 @@ class Refused(LoopnestError):
         self.http_status, self.detail = http_status, detail
 
 
-async def resolve(body: dict[str, Any], config: Any) -> dict[str, Any]:
+async def resolve(body: dict[str, Any], stock: Stock) -> Start:
     """Return the start request as a nested server can take it; unchanged where it refers to nothing here.
 
     Raises:
         Refused: the profile is unknown or incomplete, or a secret can't be read.
     """
-    if not (body.get("agent_profile_id") or body.get("secrets_encrypted") or _looks_up(body)):
-        return body
+    start = Start(body)
+    if body.get("agent_profile_id") or body.get("secrets_encrypted") or _looks_up(body):
+        start = await _resolved(body, stock.config)
+    if await asyncio.to_thread(stock.gives_memory):
+        start = Start(_with_memory(start.body), start.variables)
+    return start
+
+
+async def _resolved(body: dict[str, Any], config: Any) -> Start:
     try:
         return await (_resolve_by_mediation if _has_mediation() else _resolve_by_launch)(body, config)
     except ValidationError as error:
         raise Refused(422, error.errors(include_url=False, include_input=False, include_context=False)) from None
     except ValueError as error:
         raise Refused(422, str(error)) from None
+
+
+def _with_memory(body: dict[str, Any]) -> dict[str, Any]:
+    """As the agent server does with its stored setting; a context made for it has no date, as no context has none."""
+    name = next((name for name in _SOURCES[:2] if isinstance(body.get(name), Mapping)), None)
+    if name is None:
+        return body
+    context = body[name].get("agent_context") or {"current_datetime": None}
+    return {**body, name: {**body[name], "agent_context": {**context, "load_memory": True}}}
 
 
 def observed(body: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
@@ -109,18 +141,18 @@ def _has_mediation() -> bool:
     return hasattr(_module("openhands.agent_server.docker_runtime.mediation"), "prepare_start")
 
 
-async def _resolve_by_mediation(body: dict[str, Any], config: Any) -> dict[str, Any]:
+async def _resolve_by_mediation(body: dict[str, Any], config: Any) -> Start:
     mediation = _module("openhands.agent_server.docker_runtime.mediation")
     missing = _module("openhands.sdk.profiles.resolver").ProfileNotFound
     try:
-        request, _ = await mediation.prepare_start(body, config)
+        request, profile = await mediation.prepare_start(body, config)
     except missing as error:
         raise Refused(404, str(error)) from None
     dumped: dict[str, Any] = request.model_dump(mode="json", context=PLAIN, exclude={"agent_profile_id"})
-    return dumped | {"secrets_encrypted": False}
+    return Start(dumped | {"secrets_encrypted": False}, _launched_by(profile))
 
 
-async def _resolve_by_launch(body: dict[str, Any], config: Any) -> dict[str, Any]:
+async def _resolve_by_launch(body: dict[str, Any], config: Any) -> Start:
     launch = _module("openhands.agent_server.launch")
     context = {"cipher": config.cipher} if body.get("secrets_encrypted") else None
     model = _module("openhands.sdk.conversation.request").StartConversationRequest
@@ -130,7 +162,12 @@ async def _resolve_by_launch(body: dict[str, Any], config: Any) -> dict[str, Any
     except launch.LaunchFailure as failure:
         refusal = launch.launch_http_exception(failure)
         raise Refused(refusal.status_code, refusal.detail) from None
-    return await _assemble(launch, start, secrets, source)
+    profile = source.profile if isinstance(source, launch.ResolvedLaunch) else None
+    return Start(await _assemble(launch, start, secrets, source), _launched_by(profile))
+
+
+def _launched_by(profile: Any) -> dict[str, str]:
+    return {} if profile is None else {_LAUNCHED: profile.model_dump_json()}
 
 
 def _read_stores(launch: Any, start: Any, config: Any) -> tuple[Any, Any]:

@@ -52,8 +52,8 @@ class Routes:
         if body.pop("container", None):
             raise InvalidRequest("'container' is the operator's to choose, in the configuration of the strategy.")
         conversation_id = _uuid(body.get("conversation_id") or str(uuid.uuid4()))
-        body = await launch.resolve(launch.observed(body, request.headers), self._stock.config)
-        answer = await self._conversations.create(conversation_id, body, dict(request.query_params))
+        start = await launch.resolve(launch.observed(body, request.headers), self._stock)
+        answer = await self._conversations.create(conversation_id, start, dict(request.query_params))
         return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
 
     async def search(self, request: Request) -> ASGIApp:

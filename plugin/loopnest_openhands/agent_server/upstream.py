@@ -31,6 +31,7 @@ class Stock:
         idle_after: stop unused loops after so many seconds; None never.
         webhooks: environment variables that make nested servers post to the host's webhooks.
         conversation_service: the dependency by which the stock application's routes reach conversations.
+        gives_memory: says, from a file, whether the stored settings give every agent a memory.
     """
 
     app: Any
@@ -38,6 +39,7 @@ class Stock:
     idle_after: float | None
     webhooks: Mapping[str, str]
     conversation_service: Callable[[Any], Any]
+    gives_memory: Callable[[], bool]
 
     @property
     def session_keys(self) -> list[str]:
@@ -69,7 +71,7 @@ def load(config: Any = None) -> Stock:
     app.state.config = _with(config, conversation_runtime="docker", conversation_runtime_selectable=local)
     idle_after = getattr(config, "conversation_idle_ttl_seconds", _DEFAULT_IDLE_TTL)
     service = _module("dependencies").get_conversation_service
-    return Stock(app, local, idle_after, _webhooks(config), service)
+    return Stock(app, local, idle_after, _webhooks(config), service, lambda: _gives_memory(config))
 
 
 def _check_version() -> None:
@@ -99,6 +101,16 @@ def _selectable(config: Any) -> bool:
 def _webhooks(config: Any) -> dict[str, str]:
     specs = [spec.model_dump(mode="json", exclude_unset=True) for spec in config.webhooks]
     return {"OH_WEBHOOKS": json.dumps(specs)} if specs else {}
+
+
+def _gives_memory(config: Any) -> bool:
+    try:
+        settings = _module("persistence").get_settings_store(config).load()
+    except OSError as error:  # as upstream: what needs nothing of the settings starts without them
+        _log.warning("Can't read the agent server's settings: %s", error)
+        return False
+    context = settings.agent_settings.agent_context if settings else None
+    return bool(context and context.load_memory)
 
 
 def _with(config: Any, **changes: object) -> Any:

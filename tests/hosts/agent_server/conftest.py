@@ -301,7 +301,8 @@ async def open_host(tmp_path) -> AsyncIterator[OpenHost]:
             nested = Nested()
             strategy = Strategy(await stack.enter_async_context(serving(nested.app())))
             manager = LoopManager.from_plugins(strategy, settings=LoopnestSettings(state_dir=tmp_path))
-            stock = Stock(stock_app(list(keys)), local, idle_after, {"OH_WEBHOOKS": "[]"}, _stock_conversations)
+            hooks = {"OH_WEBHOOKS": "[]"}
+            stock = Stock(stock_app(list(keys)), local, idle_after, hooks, _stock_conversations, lambda: False)
             url = await stack.enter_async_context(serving(assemble(stock, manager)))
             headers = {"x-session-api-key": KEY}
             client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))

@@ -105,10 +105,33 @@ def test_webhooks_become_variables_of_nested_servers(installed):
     assert json.loads(variables["OH_WEBHOOKS"]) == [told]
 
 
+def stock(*, gives_memory: bool) -> Any:
+    return SimpleNamespace(config=None, gives_memory=lambda: gives_memory)
+
+
 async def test_a_request_that_refers_to_nothing_here_is_passed_on_unread():
     body = {"agent": {"kind": "Unknown"}, "secrets": {"A": {"kind": "StaticSecret", "value": "a"}}, "new_field": 1}
-    assert await launch.resolve(body, None) is body
+    start = await launch.resolve(body, stock(gives_memory=False))
+    assert start.body is body
+    assert start.variables == {}
     assert await launch.resolve_secrets(body) is body
+
+
+@pytest.mark.parametrize(
+    ("agent", "context"),
+    [
+        ({"agent": {"agent_context": {"skills": []}}}, {"skills": [], "load_memory": True}),
+        ({"agent_settings": {}}, {"current_datetime": None, "load_memory": True}),
+    ],
+)
+async def test_every_agent_gets_the_memory_that_the_stored_settings_ask_for(agent, context):
+    start = await launch.resolve({**agent, "tags": {}}, stock(gives_memory=True))
+    (name,) = agent
+    assert start.body == {name: {"agent_context": context}, "tags": {}}
+
+
+async def test_without_an_agent_there_is_nothing_to_remember():
+    assert (await launch.resolve({"tags": {}}, stock(gives_memory=True))).body == {"tags": {}}
 
 
 def test_what_headers_say_for_tracing_counts_where_the_body_says_nothing():
