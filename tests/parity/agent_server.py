@@ -1,8 +1,8 @@
 """Every request of the agent server's own API, under its local mode, its Docker mode, and loopnest.
 
 Prints a table, and fails where loopnest is worse than the Docker mode. The list is the installed server's OpenAPI
-document, and two WebSockets. Runs in an interpreter that has the agent server and loopnest; needs the ``docker``
-command, which the Docker mode runs, and the nested image.
+document, what the Docker mode adds to it, and two WebSockets. Runs in an interpreter that has the agent server and
+loopnest; needs the ``docker`` command, which the Docker mode runs, and the nested image.
 
 Usage: agent_server.py [--image loopnest/agent-server:VERSION] [--out TABLE.md]
 """
@@ -54,7 +54,18 @@ SKIPPED: Final = {
 #: Why loopnest answers what it does, where it is no success.
 REASONS: Final = {
     "/api/conversations/{runtime_conversation_id}/vscode/url": "the nested image has no VS Code",
+    "/api/conversations/{conversation_id}/runtime/credentials": "keys of nested servers stay with the host",
 }
+#: What the Docker mode adds.
+ONLY_DOCKER: Final = {
+    ("DELETE", "/api/conversations/{conversation_id}/runtime"),
+    ("POST", "/api/conversations/{conversation_id}/runtime/credentials"),
+}
+#: Run in the conversation's directory first, so that requests about files and commits find some; prints the commit.
+FILES: Final = """
+git init -q; echo parity | tee parity.txt > index.html
+git add . && git -c user.name=p -c user.email=p@example.org commit -qm parity && git rev-parse HEAD
+"""
 LLM_PROFILE: Final = "scripted"
 #: By mode, what each request was answered.
 Results = dict[str, dict[str, str]]
@@ -70,6 +81,7 @@ class Mode:
     conversation_id: str = ""
     event_id: str = ""
     command_id: str = ""
+    commit: str = "none"
     results: dict[str, str] = field(default_factory=dict)
 
 
@@ -88,7 +100,7 @@ def bodies(mode: Mode) -> dict[str, Any]:
     return {
         "POST /events": message("hello"),
         "POST /run": {},
-        "POST /secrets": {"secrets": {"TOKEN": {"kind": "StaticSecret", "value": "t"}}},
+        "POST /secrets": {"secrets": {"TOKEN": {"kind": "StaticSecret", "value": "token-of-parity"}}},
         "POST /ask_agent": {"question": "How are you?"},
         "POST /confirmation_policy": {"policy": {"kind": "NeverConfirm"}},
         "POST /security_analyzer": {"security_analyzer": None},
@@ -132,7 +144,7 @@ def filled(path: str, mode: Mode) -> str:
         "event_id": mode.command_id if "bash" in path else mode.event_id,
         "command_id": mode.command_id,
         "file_path": "parity.txt",
-        "sha": "HEAD",
+        "sha": mode.commit,
         "job_id": "x",
     }
     for name, value in values.items():
@@ -159,6 +171,8 @@ async def ask(mode: Mode, method: str, path: str) -> str:
         return "timeout"
     except httpx.HTTPError as error:
         return type(error).__name__
+    if not answer.is_success:
+        print(f"  {answer.status_code} {answer.text[:300]}", file=sys.stderr, flush=True)
     return str(answer.status_code)
 
 
@@ -194,8 +208,9 @@ async def prepare(mode: Mode) -> None:
     events = await mode.client.get(f"/api/conversations/{mode.conversation_id}/events/search")
     mode.event_id = events.json()["items"][1]["id"]
     path = f"/api/conversations/{mode.conversation_id}/bash/execute_bash_command"
-    command = await mode.client.post(path, json=body_of("POST", path, mode))
-    mode.command_id = command.json().get("command_id", "none")
+    command = {"command": FILES, "cwd": directory, "timeout": 20}
+    made = (await mode.client.post(path, json=command)).raise_for_status().json()
+    mode.command_id, mode.commit = made["command_id"], made["stdout"].split()[-1]
 
 
 async def finished(mode: Mode) -> None:
@@ -211,17 +226,16 @@ async def finished(mode: Mode) -> None:
         await asyncio.wait_for(over(), TURN)
 
 
-def documented() -> dict[str, Any]:
-    """The paths of the local mode's OpenAPI document, as the Docker mode's has a catch-all instead of most of them."""
+def documented() -> set[tuple[str, str]]:
+    """The requests of the local mode's OpenAPI document, and those that only the Docker mode has."""
     os.environ |= {"OPENHANDS_SUPPRESS_BANNER": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     api, config = (importlib.import_module(f"openhands.agent_server.{name}") for name in ("api", "config"))
     paths: dict[str, Any] = api.create_app(config.Config()).openapi()["paths"]
-    return paths
+    return {(method.upper(), path) for path, methods in paths.items() for method in methods} | ONLY_DOCKER
 
 
-def in_order(paths: dict[str, Any]) -> list[tuple[str, str]]:
+def in_order(listed: set[tuple[str, str]]) -> list[tuple[str, str]]:
     """All requests, those that only read first, those that end something last."""
-    listed = [(method.upper(), path) for path, methods in paths.items() for method in methods]
     wanted = [entry for entry in listed if not any(entry[1].startswith(prefix) for prefix in SKIPPED)]
 
     def rank(entry: tuple[str, str]) -> tuple[int, str]:
@@ -230,7 +244,8 @@ def in_order(paths: dict[str, Any]) -> list[tuple[str, str]]:
         last = entry == ("DELETE", "/api/conversations/{conversation_id}")
         return (3 if last else 2 if ends else 0 if method == "GET" else 1), path
 
-    return sorted((entry for entry in wanted if entry != ("POST", "/api/conversations")), key=rank)
+    others = [entry for entry in wanted if entry != ("POST", "/api/conversations")]
+    return sorted(others, key=lambda entry: (rank(entry), entry))
 
 
 async def examine(mode: Mode, requests: Sequence[tuple[str, str]]) -> None:
@@ -257,7 +272,7 @@ def is_worse(docker: str, ours: str) -> bool:
 def table(results: Results) -> tuple[str, list[str]]:
     lines = ["| request | local | docker | loopnest | |", "| --- | --- | --- | --- | --- |"]
     worse = []
-    for request in results["local"]:
+    for request in results["docker"]:
         local, docker, ours = (results[mode].get(request, "-") for mode in MODES)
         reason = REASONS.get(request.split()[1], "")
         mark = reason
@@ -334,7 +349,7 @@ def environment(mode: str, directory: Path, image: str, namespace: str, model_po
     return {**common, **{"local": {}, "docker": docker, "loopnest": ours}[mode]}
 
 
-async def run(mode: str, directory: Path, image: str, paths: dict[str, Any]) -> dict[str, str]:
+async def run(mode: str, directory: Path, image: str, requests: set[tuple[str, str]]) -> dict[str, str]:
     """Examine one mode; one after the other, as each of them boots a whole server."""
     namespace, settings = f"parity-{secrets.token_hex(3)}", DockerSettings()
     engine = Engine(settings.engine)
@@ -349,7 +364,7 @@ async def run(mode: str, directory: Path, image: str, paths: dict[str, Any]) -> 
             headers = {"x-session-api-key": KEY}
             async with httpx.AsyncClient(base_url=url, headers=headers, timeout=ANSWER) as client:
                 examined = Mode(mode, client, model.url)
-                await examine(examined, in_order(paths))
+                await examine(examined, in_order(requests))
     await _clean(engine, namespace, network.name if mode == "loopnest" else None)
     await engine.aclose()
     return examined.results
@@ -378,10 +393,10 @@ async def main() -> int:
     chosen = parser.parse_args()
     kept = chosen.results and chosen.results.exists()
     results: Results = json.loads(chosen.results.read_text()) if kept else {}
-    paths = documented()
+    requests = documented()
     for mode in chosen.modes:
         with tempfile.TemporaryDirectory(prefix="parity-", ignore_cleanup_errors=True) as directory:
-            results[mode] = await run(mode, Path(directory) / mode, chosen.image, paths)
+            results[mode] = await run(mode, Path(directory) / mode, chosen.image, requests)
         if chosen.results:
             chosen.results.write_text(json.dumps(results, indent=1))
     return report(results, chosen.out) if set(results) == set(MODES) else 0
