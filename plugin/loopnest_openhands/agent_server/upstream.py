@@ -62,6 +62,8 @@ def load(config: Any = None) -> Stock:
         ConfigurationError: it is not installed, or configured in a way that can't be served.
     """
     _check_version()
+    # Else litellm fetches prices while it is imported: seconds where there is no way out, and releases of it fail then.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     config = config or _module("config").get_default_config()
     if config.deferred_init:
         raise ConfigurationError("OH_DEFERRED_INIT is for nested servers. Unset it for the server that users talk to.")

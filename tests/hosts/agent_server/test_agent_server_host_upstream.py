@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +52,8 @@ def installed(monkeypatch) -> Any:
         upstream, "_module", lambda name: SimpleNamespace(create_app=create_app, get_conversation_service=None)
     )
     monkeypatch.delenv("OH_CONVERSATION_RUNTIME_SELECTABLE", raising=False)
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "")  # so that what is set is undone
+    monkeypatch.delenv("LITELLM_LOCAL_MODEL_COST_MAP")
     return made
 
 
@@ -91,6 +94,14 @@ def test_versions_without_the_setting_for_local_ones_have_the_variable(monkeypat
     if value:
         monkeypatch.setenv("OH_CONVERSATION_RUNTIME_SELECTABLE", value)
     assert upstream.load(OldConfig()).local is local
+
+
+def test_prices_are_not_fetched_while_the_server_is_imported_unless_somebody_says_so(monkeypatch, installed):
+    upstream.load(NewConfig())
+    assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "False")
+    upstream.load(NewConfig())
+    assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "False"
 
 
 def test_a_server_that_waits_to_be_initialised_is_refused(installed):
