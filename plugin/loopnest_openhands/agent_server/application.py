@@ -39,7 +39,7 @@ def assemble(stock: Stock, loops: LoopManager) -> Starlette:
     """Put the loops in front of the stock application, inside of its CORS."""
     http = new_http_client()
     catalog = Catalog(loops.settings.state_dir / loops.settings.namespace / "agent-server")
-    conversations = Conversations(loops, catalog, http, idle_after=stock.idle_after, environment=stock.webhooks)
+    conversations = Conversations(loops, catalog, http, idle_after=stock.idle_after, environment=stock.variables)
     gateway.install(stock, conversations)
     stock.app.user_middleware.append(Middleware(Dispatch, stock=stock, conversations=conversations))
 

@@ -18,6 +18,8 @@ _DISTRIBUTION: Final = "openhands-agent-server"
 #: The oldest and the newest version that this host was tested with.
 TESTED: Final = ("1.49.0", "1.58.0")
 _SELECTABLE: Final = "OH_CONVERSATION_RUNTIME_SELECTABLE"
+#: Where traces go, and what they are called, as the Docker mode hands it on.
+_TRACING: Final = ("LMNR_", "OTEL_", "OPENHANDS_OBSERVABILITY_")
 _DEFAULT_IDLE_TTL: Final = 20 * 60.0
 
 
@@ -29,7 +31,7 @@ class Stock:
         app: runs what is not a loop's: settings, profiles, skills, and local conversations.
         local: conversations may also run in this process, where the client asks for it.
         idle_after: stop unused loops after so many seconds; None never.
-        webhooks: environment variables that make nested servers post to the host's webhooks.
+        variables: of nested servers' environment, so that they call the host's webhooks and send traces where it does.
         conversation_service: the dependency by which the stock application's routes reach conversations.
         gives_memory: says, from a file, whether the stored settings give every agent a memory.
     """
@@ -37,7 +39,7 @@ class Stock:
     app: Any
     local: bool
     idle_after: float | None
-    webhooks: Mapping[str, str]
+    variables: Mapping[str, str]
     conversation_service: Callable[[Any], Any]
     gives_memory: Callable[[], bool]
 
@@ -73,7 +75,8 @@ def load(config: Any = None) -> Stock:
     app.state.config = _with(config, conversation_runtime="docker", conversation_runtime_selectable=local)
     idle_after = getattr(config, "conversation_idle_ttl_seconds", _DEFAULT_IDLE_TTL)
     service = _module("dependencies").get_conversation_service
-    return Stock(app, local, idle_after, _webhooks(config), service, lambda: _gives_memory(config))
+    variables = _webhooks(config) | _tracing()
+    return Stock(app, local, idle_after, variables, service, lambda: _gives_memory(config))
 
 
 def _check_version() -> None:
@@ -103,6 +106,10 @@ def _selectable(config: Any) -> bool:
 def _webhooks(config: Any) -> dict[str, str]:
     specs = [spec.model_dump(mode="json", exclude_unset=True) for spec in config.webhooks]
     return {"OH_WEBHOOKS": json.dumps(specs)} if specs else {}
+
+
+def _tracing() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(_TRACING) and value}
 
 
 def _gives_memory(config: Any) -> bool:

@@ -111,9 +111,15 @@ def test_a_server_that_waits_to_be_initialised_is_refused(installed):
 
 def test_webhooks_become_variables_of_nested_servers(installed):
     hook = Webhook(base_url="http://hooks", headers={"authorization": "secret"})
-    variables = upstream.load(OldConfig(webhooks=[hook])).webhooks
+    variables = upstream.load(OldConfig(webhooks=[hook])).variables
     told = {"base_url": "http://hooks", "headers": {"authorization": "secret"}}
     assert json.loads(variables["OH_WEBHOOKS"]) == [told]
+
+
+def test_nested_servers_send_their_traces_where_the_host_does(monkeypatch, installed):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://traces")
+    monkeypatch.setenv("LMNR_BASE_URL", "")
+    assert upstream.load(NewConfig()).variables == {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://traces"}
 
 
 def stock(*, gives_memory: bool) -> Any:
