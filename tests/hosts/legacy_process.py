@@ -88,7 +88,11 @@ class Listener:
         listener = cls(socketio.AsyncClient(reconnection=False))
         query = f"conversation_id={conversation_id}&latest_event_id={latest_event_id}"
         headers = {"Cookie": f"user={user}"} if user else {}
-        await listener.client.connect(f"{url}?{query}", headers, transports=["websocket"], wait_timeout=60)
+        try:
+            await listener.client.connect(f"{url}?{query}", headers, transports=["websocket"], wait_timeout=60)
+        except BaseException:  # also where the test has no patience
+            await listener.client.shutdown()
+            raise
         return listener
 
     async def leave(self) -> None:
