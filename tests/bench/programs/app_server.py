@@ -25,7 +25,8 @@ class Driver:
             sandbox_spec_service=PresetSandboxSpecService(specs=[spec]),
             container_name_prefix=prefix,
             host_port=3000,
-            container_url_pattern="http://localhost:{port}",
+            # Not localhost: it would be another name's address where this machine looks like a container.
+            container_url_pattern="http://127.0.0.1:{port}",
             mounts=[],
             exposed_ports=[ExposedPort(name=AGENT_SERVER, description="", container_port=port)],
             health_check_path="/health",
