@@ -403,6 +403,19 @@ async def test_no_secret_and_no_nested_key_is_seen_on_the_engine_or_by_clients(o
     assert containers()[0]["Labels"][naming.NAMESPACE]
 
 
+async def test_local_conversations_run_in_the_server_itself_where_that_is_allowed(outer, model, containers, tmp_path):
+    await outer.end()
+    await outer.start(OH_CONVERSATION_RUNTIME_SELECTABLE="true")
+    beside = await created(outer, model)
+    asked = {"conversation_runtime": "local", "workspace": {"working_dir": str(tmp_path)}}
+    local = await created(outer, model, **asked, initial_message=message("run: echo here > made.txt"))
+    await _until(lambda: has_finished(outer, local), "the agent has finished")
+    assert (tmp_path / "made.txt").read_text() == "here\n"
+    assert len(containers()) == 1
+    found = (await outer.client.get("/api/conversations/search")).json()["items"]
+    assert {f"/api/conversations/{item['id']}" for item in found} == {beside, local}
+
+
 async def test_idle_loops_stop_unless_a_client_is_attached_and_come_back(outer, model, containers):
     await outer.end()
     await outer.start(OH_CONVERSATION_IDLE_TTL_SECONDS="3")

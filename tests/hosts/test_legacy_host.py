@@ -165,7 +165,7 @@ async def test_fifty_events_at_once_all_arrive_in_order(
     await listener.leave()
 
 
-async def test_a_stopped_conversation_starts_again_with_workspace_and_history_when_a_client_speaks(
+async def test_a_stopped_conversation_starts_again_with_workspace_and_history_when_a_client_joins_or_speaks(
     host: LegacyHost, http: httpx.AsyncClient, shared: dict[str, Any]
 ) -> None:
     path = f"/api/conversations/{shared['id']}"
@@ -178,6 +178,13 @@ async def test_a_stopped_conversation_starts_again_with_workspace_and_history_wh
     output = await listener.until(printed("again-4"), BOOT)
     assert "a note" in output["content"]
     assert len(listener.ids) == len(set(listener.ids))
+    await listener.leave()
+    # Nobody joined, and the route answers once the event is delivered.
+    assert (await http.post(f"{path}/stop")).is_success
+    spoken = await http.post(f"{path}/message", json={"message": "run: echo woken-$((4+5))"})
+    assert spoken.json() == {"success": True}, spoken.text
+    listener = await Listener.connect(host.url, shared["id"])
+    await listener.until(printed("woken-9"), BOOT)
     await listener.leave()
 
 

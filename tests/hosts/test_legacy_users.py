@@ -59,6 +59,7 @@ class Browser:
 
     def __init__(self, host: LegacyHost, user: str) -> None:
         self._host, self._user = host, user
+        self._listeners: list[Listener] = []
         self.http = httpx.AsyncClient(base_url=host.url, timeout=BOOT, cookies={"user": user})
 
     async def create(self, **body: Any) -> str:
@@ -70,21 +71,27 @@ class Browser:
         return (await self.http.get(f"/api/conversations/{conversation_id}")).json()
 
     async def join(self, conversation_id: str) -> Listener:
-        return await Listener.connect(self._host.url, conversation_id, user=self._user)
+        self._listeners.append(await Listener.connect(self._host.url, conversation_id, user=self._user))
+        return self._listeners[-1]
+
+    async def close(self) -> None:
+        for listener in self._listeners:
+            await listener.leave()
+        await self.http.aclose()
 
 
 @pytest.fixture
 async def alice(host: LegacyHost) -> AsyncIterator[Browser]:
     browser = Browser(host, "alice")
     yield browser
-    await browser.http.aclose()
+    await browser.close()
 
 
 @pytest.fixture
 async def bob(host: LegacyHost) -> AsyncIterator[Browser]:
     browser = Browser(host, "bob")
     yield browser
-    await browser.http.aclose()
+    await browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +126,6 @@ async def test_all_that_two_users_ask_for_reaches_their_nested_servers(
     assert "Answer in rhymes." in seen
     await his.until(printed("replayed-8"), BOOT)
     assert any(said("the recorded words")(event) for event in his.events)
-    await hers.leave()
-    await his.leave()
 
 
 async def _configure(http: httpx.AsyncClient, on_stage: Stage, git: GitServer) -> None:
@@ -204,7 +209,6 @@ async def test_an_override_in_front_of_the_containers_sees_what_users_say(
     told = await listener.until(said("sk-[redacted]"))
     assert "yyy" not in json.dumps(told)
     assert not [event for event in listener.events if said("stolen")(event)]
-    await listener.leave()
 
 
 async def test_at_the_limit_a_users_own_conversation_is_closed_and_its_clients_are_told_why(
@@ -216,4 +220,3 @@ async def test_at_the_limit_a_users_own_conversation_is_closed_and_its_clients_a
     assert (await alice.one(shared["alice's"]))["status"] == "STOPPED"
     assert (await alice.one(another))["status"] in {"STARTING", "RUNNING"}
     assert (await bob.one(shared["bob's"]))["status"] == "RUNNING"
-    await listener.leave()
