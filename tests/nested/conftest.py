@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import pytest
-import stamina
+import tenacity
 from pydantic import SecretStr
 
 from loopnest_nested.client import NestedServer
@@ -50,10 +50,9 @@ def fake() -> Fake:
 
 
 @pytest.fixture
-def no_waiting() -> Iterator[None]:
-    stamina.set_testing(True, attempts=3)
-    yield
-    stamina.set_testing(False)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wait in ("wait_exponential", "wait_random"):
+        monkeypatch.setattr(tenacity, wait, lambda *_, **__: tenacity.wait_none())
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import httpx
-import stamina
+import tenacity
 from pydantic import JsonValue, SecretStr
 
 from loopnest import Control, Event, NestedError, RawEvent, Reason, StartLoop
@@ -226,10 +226,15 @@ async def _run(server: NestedServer, path: str) -> JsonValue:
 
 def _attempts() -> Any:
     """For calls that may be repeated: try again for a few seconds where a moment later may be better."""
-    return stamina.retry_context(on=_passes, attempts=6, timeout=10, wait_initial=0.05, wait_max=2, wait_jitter=0.1)
+    return tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(_passes),
+        stop=tenacity.stop_after_attempt(6) | tenacity.stop_after_delay(10),
+        wait=tenacity.wait_exponential(multiplier=0.05, max=2) + tenacity.wait_random(0, 0.1),
+        reraise=True,
+    )
 
 
-def _passes(error: Exception) -> bool:
+def _passes(error: BaseException) -> bool:
     return isinstance(error, NestedError) and (
         error.reason == Reason.NESTED_UNREACHABLE or error.http_status in {429, 502, 503, 504}
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import stamina
+import tenacity
 from pydantic import JsonValue
 
 from loopnest import NestedError, Reason
@@ -29,13 +29,16 @@ async def ask(server: NestedServer, method: str, path: str, *, repeatable: bool 
         NestedError: as `NestedServer.request`.
     """
 
-    def passes(error: Exception) -> bool:
+    def passes(error: BaseException) -> bool:
         if not isinstance(error, NestedError):
             return False
         return error.http_status == 429 or (repeatable and error.reason == Reason.NESTED_UNREACHABLE)
 
-    async for attempt in stamina.retry_context(
-        on=passes, attempts=None, timeout=_PATIENCE, wait_initial=0.25, wait_max=1, wait_jitter=0.25
+    async for attempt in tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(passes),
+        stop=tenacity.stop_after_delay(_PATIENCE),
+        wait=tenacity.wait_exponential(multiplier=0.25, max=1) + tenacity.wait_random(0, 0.25),
+        reraise=True,
     ):
         with attempt:
             return await server.request(method, path, **options)
