@@ -156,7 +156,10 @@ class Stage:
     def _sweep(self) -> None:
         self._remove({"label": f"{naming.NAMESPACE}={self.namespace}"})
         for network in self.engine.networks(filters={"label": f"{naming.NAMESPACE}={self.namespace}"}):
-            self.engine.remove_network(network["Id"])
+            try:
+                self.engine.remove_network(network["Id"])
+            except APIError as error:  # engines forget to take away endpoints of containers that they removed
+                self.say(f"[yellow]{error.explanation}[/]")
         subprocess.run(["sh", "-c", removal(naming.bridge_name(self.namespace))], check=False)
         self.engine.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import resource
-import uuid
 from collections.abc import AsyncIterator
 
 import httpx
@@ -13,7 +12,7 @@ import pytest
 
 from .conftest import CHUNK
 
-ONE = str(uuid.uuid4())
+ONE = "8f1d6c1e-5a0b-4c55-9d0e-3c8f2f1a7b10"
 PATH = f"/api/conversations/{ONE}"
 #: 128 MB in pieces of 64 kB.
 MANY = 2048
