@@ -142,6 +142,8 @@ def environment(directory: Path, **variables: str) -> dict[str, str]:
         "SERVE_FRONTEND": "false",
         "FILE_STORE": "local",
         "FILE_STORE_PATH": str(directory / "store"),
+        # Or releases share a database in the home directory, which the older ones then can't read.
+        "OH_PERSISTENCE_DIR": str(directory / "persistence"),
         "JWT_SECRET": "a secret of the tests",
         "RUN_AS_OPENHANDS": "false",
         "ENABLE_BROWSER": "false",

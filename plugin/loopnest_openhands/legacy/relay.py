@@ -148,12 +148,16 @@ class Relay:
         }
         async with aiohttp.ClientSession() as session:
             upstream = socketio.AsyncClient(reconnection=False, http_session=session)
-            upstream.on("oh_event", self._tell)
+            early: list[dict[str, Any]] = []  # said before the clients were told to catch up, which comes first
+            upstream.on("oh_event", early.append)
             try:
                 url = f"{loop.url}?{urlencode(query)}"
                 await upstream.connect(url, transports=["websocket"], wait_timeout=_CONNECT_TIMEOUT)
                 for client in self.clients.values():
                     client.catch_up()  # we are in the room: what is stored by now was not said, or is said twice
+                upstream.on("oh_event", self._tell)
+                for data in early:
+                    self._tell(data)
                 await upstream.wait()
             finally:
                 await upstream.shutdown()

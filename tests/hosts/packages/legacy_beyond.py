@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,6 +97,7 @@ class NestedServer:
         self.sio = socketio.AsyncServer(async_mode="asgi")
         self.connected: list[str] = []
         self.ever = 0
+        self.greeting: Callable[[], Awaitable[None]] | None = None
         self.sio.on("connect", self._connect)
         self.sio.on("disconnect", self._disconnect)
         self._server = uvicorn.Server(uvicorn.Config(socketio.ASGIApp(self.sio), port=0, log_config=None))
@@ -116,6 +118,8 @@ class NestedServer:
     async def _connect(self, sid: str, environ: Any) -> None:
         self.connected.append(sid)
         self.ever += 1
+        if self.greeting:
+            self._greeted = asyncio.ensure_future(self.greeting())
 
     async def _disconnect(self, sid: str, *reason: object) -> None:
         self.connected.remove(sid)
@@ -143,8 +147,9 @@ class _Reconnection:
             for round_ in range(10, 40, 10):
                 await nested.drop()
                 await happen(round_, round_ + 5)  # nobody listens
+                # In the same breath as the connection, so before the client knows of it.
+                nested.greeting = lambda first=round_ + 5: happen(first, first + 5)
                 await until(lambda: len(nested.connected) == 1)
-                await happen(round_ + 5, round_ + 10)
             await until(lambda: 39 in bench.sio.ids("old:-1") and 39 in bench.sio.ids("new:2"))
             shared = shared and len(nested.connected) == 1 and nested.ever == 4
             for client in ("old:-1", "new:2"):
