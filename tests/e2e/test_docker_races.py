@@ -48,8 +48,13 @@ async def test_a_host_killed_in_the_middle_of_ten_starts_leaves_loops_that_the_n
     host.send_signal(signal.SIGKILL)
     await host.wait()
     manager = await open_manager()
-    left = {container["Names"][0].split(".")[2] for container in containers()}
-    assert {loop.conversation_id for loop in await manager.list_loops(ALL)} == left
+
+    def left() -> set[str]:
+        return {container["Names"][0].split(".")[2] for container in containers()}
+
+    # The engine may still be creating what the host asked for with its last breath.
+    before, listed = left(), {loop.conversation_id for loop in await manager.list_loops(ALL)}
+    assert before <= listed <= left()
     loops = await asyncio.gather(*(manager.start_loop(StartLoop(conversation_id=name)) for name in ids))
     assert {loop.status for loop in loops} == {LoopStatus.RUNNING}
     assert len(containers()) == 10
