@@ -57,6 +57,7 @@ class Stage:
         self._programs: dict[str, Program] = {}
 
     def __enter__(self) -> Stage:
+        self._namespaces = {self.namespace}
         self.engine = docker.APIClient(version="auto", timeout=300, max_pool_size=8)
         self._stack.callback(self._sweep)
         self.proxy = EngineProxy(self.directory / "engine.sock")
@@ -89,14 +90,22 @@ class Stage:
         if program := self._programs.pop(key, None):
             program.close()
 
-    def manager(self, key: str = "manager", engine: str | None = None, **docker_settings: Any) -> Program:
-        """loopnest, opened with these settings of its Docker strategy."""
+    def manager(
+        self, key: str = "manager", engine: str | None = None, *, apart: str = "", **docker_settings: Any
+    ) -> Program:
+        """loopnest, opened with these settings of its Docker strategy.
+
+        Args:
+            apart: the end of a namespace of its own; in one namespace, pools that differ drain each other.
+        """
         program = self.program("manager", key)
         chosen: dict[str, Any] = {"image": STANDIN, "start_timeout": 600, **docker_settings}
         if engine:
             chosen["engine"] = {"url": engine, "timeout": 120}
         state = str(self.directory / "state")
-        program.call("open", namespace=self.namespace, secret=self.secret, state=state, docker=chosen)
+        namespace = self.namespace + apart
+        self._namespaces.add(namespace)
+        program.call("open", namespace=namespace, secret=self.secret, state=state, docker=chosen)
         return program
 
     def fleet_manager(self, engine: str | None = None) -> Program:
@@ -154,14 +163,18 @@ class Stage:
                 self.engine.remove_container(entry["Id"], force=True, v=True)
 
     def _sweep(self) -> None:
-        self._remove({"label": f"{naming.NAMESPACE}={self.namespace}"})
-        for network in self.engine.networks(filters={"label": f"{naming.NAMESPACE}={self.namespace}"}):
+        for namespace in self._namespaces:
+            self._sweep_namespace(namespace)
+        self.engine.close()
+
+    def _sweep_namespace(self, namespace: str) -> None:
+        self._remove({"label": f"{naming.NAMESPACE}={namespace}"})
+        for network in self.engine.networks(filters={"label": f"{naming.NAMESPACE}={namespace}"}):
             try:
                 self.engine.remove_network(network["Id"])
             except APIError as error:  # engines forget to take away endpoints of containers that they removed
                 self.say(f"[yellow]{error.explanation}[/]")
-        subprocess.run(["sh", "-c", removal(naming.bridge_name(self.namespace))], check=False)
-        self.engine.close()
+        subprocess.run(["sh", "-c", removal(naming.bridge_name(namespace))], check=False)
 
     def _responder(self) -> None:
         process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("responder.py")), str(self.port)])

@@ -64,7 +64,7 @@ def run(stage: Stage) -> None:
         upstream = stage.program("upstream")
         upstream.call("open", store=str(stage.directory / "upstream"), image=image)
         subjects.append(lambda index: _upstream(stage, upstream) if index < 2 else None)
-        v0 = stage.manager("manager of openhands-v0", image=V0, dialect="openhands-v0", pool={"size": 1})
+        v0 = stage.manager("manager of openhands-v0", apart="-v0", image=V0, dialect="openhands-v0", pool={"size": 1})
         v0.call("pooled", size=1)
         subjects.append(lambda _: _ours_v0(stage, v0))
     for index in range(stage.rounds(5)):
