@@ -46,7 +46,8 @@ class Inventory:
         self._slots: dict[str, Slot] = {}
         self._by_conversation: dict[str, list[Facts]] = {}
         self._dirty: dict[str, int] = {}  # containers to look at again, and which touch it was that said so last
-        self._touches = 0
+        self._touches = self._looked = 0  # so many there were, and so many before the last look that was answered
+        self._gaps = 0
         self._listed_at = float("-inf")
         self._began = float("-inf")  # of the last full listing that succeeded, even if a gap made it worthless since
         self._lock = asyncio.Lock()
@@ -76,11 +77,11 @@ class Inventory:
             EngineError: the cache can't be used, and the engine does not answer.
         """
         asked, touches = time.monotonic(), self._touches
-        if self._needs_listing() or self._dirty:
+        if self._needs_listing() or self._looked < touches:
             async with self._lock:
                 if self._needs_listing() and self._began < asked:
                     await self._list_all()
-                elif any(touch <= touches for touch in self._dirty.values()):
+                elif self._looked < touches:
                     await self._list_some()
         return self._containers
 
@@ -133,12 +134,15 @@ class Inventory:
         return not self._stream.alive or self.age > self._max_age
 
     async def _list_all(self) -> None:
-        seen, listed_at = dict(self._dirty), time.monotonic()
+        touches, gaps, listed_at = self._touches, self._gaps, time.monotonic()
         before, trusted = self._states(), self._stream.alive and self._listed_at != float("-inf")
         self._replace({}, {}, await self._query({"label": [self._label]}))
-        self._settle(seen)
-        self._listed_at = self._began = listed_at
-        unheard = {key for key, _ in before.items() ^ self._states().items()} - self._dirty.keys() - seen.keys()
+        unheard = {key for key, _ in before.items() ^ self._states().items()} - self._dirty.keys()
+        self._settle(touches)
+        self._began = listed_at
+        if gaps != self._gaps:  # what happened in the gap may have come after the engine's answer
+            return
+        self._listed_at = listed_at
         if trusted and unheard:
             _log.warning("The engine's event stream missed changes of %d containers; opening it again.", len(unheard))
             await self._stream.reopen()
@@ -148,15 +152,16 @@ class Inventory:
         return slots | {key: container.state for key, container in self._containers.items()}
 
     async def _list_some(self) -> None:
-        seen = dict(self._dirty)
+        touches, seen = self._touches, set(self._dirty)
         entries = await self._query({"label": [self._label], "id": sorted(seen)})
         containers = {key: value for key, value in self._containers.items() if key not in seen}
         self._replace(containers, {key: value for key, value in self._slots.items() if key not in seen}, entries)
-        self._settle(seen)
+        self._settle(touches)
 
-    def _settle(self, seen: dict[str, int]) -> None:
-        """These were looked at, which holds until the next touch; not before, as a look may be cancelled."""
-        self._dirty = {key: touch for key, touch in self._dirty.items() if seen.get(key) != touch}
+    def _settle(self, touches: int) -> None:
+        """A look that began after so many touches was answered; not before, as a look may be cancelled."""
+        self._looked = touches
+        self._dirty = {key: touch for key, touch in self._dirty.items() if touch > touches}
 
     def _replace(self, containers: dict[str, Facts], slots: dict[str, Slot], entries: list[dict[str, Any]]) -> None:
         for entry in entries:
@@ -183,6 +188,7 @@ class Inventory:
                 self._died(known, event.exit_code)
 
     def _on_gap(self) -> None:
+        self._gaps += 1
         self._listed_at = float("-inf")
         for waiting in self._deaths.values():
             waiting.set()
