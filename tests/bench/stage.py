@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from e2e.engine_proxy import EngineProxy
 from loopnest_docker import naming
 from loopnest_docker.image import TESTED
 from loopnest_docker.network import removal
+from ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SOCKET = "/var/run/docker.sock"
@@ -63,7 +63,7 @@ class Stage:
         self.proxy = EngineProxy(self.directory / "engine.sock")
         self.proxy.up()
         self._stack.callback(self.proxy.down)
-        self.port = _free_port()
+        self.port = free_port()
         self._responder()
         self.fleet = Fleet(self.engine, self.namespace, self.secret, STANDIN, self.port)
         self._stack.callback(self.fleet.clear)
@@ -187,9 +187,3 @@ class Stage:
                 return
             time.sleep(0.05)
         raise RuntimeError("The responder does not answer.")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

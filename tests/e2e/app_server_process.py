@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -34,12 +33,6 @@ class AppServer:
     def sandbox(self, sandbox_id: str, **options: object) -> dict[str, object] | None:
         (found,) = self.http.get("/sandboxes", params={"id": sandbox_id}, **options).json()  # type: ignore[arg-type]
         return found
-
-
-def free_port(host: str) -> int:
-    with socket.socket() as listener:
-        listener.bind((host, 0))
-        return int(listener.getsockname()[1])
 
 
 def environment(directory: Path, **variables: str) -> dict[str, str]:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -27,6 +26,7 @@ from loopnest_docker.engine import Engine
 from loopnest_docker.network import Network
 from loopnest_docker.settings import DockerSettings
 
+from ..ports import free_port
 from .conftest import missing, own_namespace
 
 KEY = "outer-key"
@@ -43,7 +43,7 @@ class Outer:
 
     def __init__(self, python: str, directory: Path, environment: dict[str, str]) -> None:
         self._python, self._directory, self._environment = python, directory, environment
-        self._port = _free_port()
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         headers = {"x-session-api-key": KEY}
         self.client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=PATIENCE)
@@ -182,13 +182,6 @@ def _environment(namespace: str, surroundings: Surroundings, directory: Path) ->
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "OPENHANDS_SUPPRESS_BANNER": "1",
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 async def _until(true: Callable[[], Awaitable[bool]], what: str) -> None:

@@ -18,7 +18,8 @@ import pytest
 import docker
 from loopnest_cli.scripted_model import serve
 
-from .app_server_process import INTERPRETERS, ROOT, AppServer, app_server, environment, free_port
+from ..ports import free_port
+from .app_server_process import INTERPRETERS, ROOT, AppServer, app_server, environment
 from .conftest import missing
 
 #: The image of each version of the app server: its own agent server's version, with a browser.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,8 @@ from typing import Any
 
 import httpx
 import socketio
+
+from ..ports import free_port
 
 INTERPRETER = "LOOPNEST_TEST_OPENHANDS_PYTHON"
 ADAPTER = "loopnest_openhands.ConversationManager"
@@ -177,10 +178,3 @@ def said(text: str) -> Callable[[Event], bool]:
 def summary(event: Event) -> tuple[Any, ...]:
     kind = event.get("action") or event.get("observation") or event.get("type")
     return event.get("id"), kind, str(event.get("content") or event.get("message"))[:60]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from ..e2e.app_server_process import INTERPRETERS, ROOT, AppServer, app_server, environment, free_port
+from ..e2e.app_server_process import INTERPRETERS, ROOT, AppServer, app_server, environment
 from ..e2e.conftest import missing
+from ..ports import free_port
 
 PACKAGES = Path(__file__).parent / "packages"
 ALICE, BOB = {"X-User": "alice@example.org"}, {"X-User": "bob@example.org"}
@@ -59,7 +60,7 @@ def variables(directory: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def server(python: str, variables: dict[str, str], directory: Path) -> Iterator[AppServer]:
-    with app_server(python, "127.0.0.1", free_port("127.0.0.1"), variables, directory / "server.log") as running:
+    with app_server(python, "127.0.0.1", free_port(), variables, directory / "server.log") as running:
         yield running
 
 

@@ -19,7 +19,8 @@ import pytest
 
 from loopnest_nested.dialects import Place, get_dialect
 
-from .legacy_process import LegacyHost, Listener, free_port, printed, said, state
+from ..ports import free_port
+from .legacy_process import LegacyHost, Listener, printed, said, state
 from .legacy_stage import BOOT, IMAGE, Stage
 
 pytestmark = pytest.mark.timeout(900)

@@ -4,7 +4,7 @@ Prints a table, and fails where loopnest is worse than the Docker mode. The list
 document, what the Docker mode adds to it, and two WebSockets. Runs in an interpreter that has the agent server and
 loopnest; needs the ``docker`` command, which the Docker mode runs, and the nested image.
 
-Usage: agent_server.py [--image loopnest/agent-server:VERSION] [--out TABLE.md]
+Usage: python -m tests.parity.agent_server [--image loopnest/agent-server:VERSION] [--out TABLE.md]
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import ipaddress
 import json
 import os
 import secrets
-import socket
 import sys
 import tempfile
 import uuid
@@ -35,6 +34,8 @@ from loopnest_docker import naming
 from loopnest_docker.engine import Engine
 from loopnest_docker.network import Network
 from loopnest_docker.settings import DockerSettings
+
+from ..ports import free_port
 
 KEY: Final = "parity-key"
 MODES: Final = ("local", "docker", "loopnest")
@@ -287,7 +288,7 @@ def table(results: Results) -> tuple[str, list[str]]:
 
 @contextlib.asynccontextmanager
 async def server(name: str, module: Sequence[str], variables: dict[str, str], log: Path) -> AsyncIterator[str]:
-    port = _free_port()
+    port = free_port()
     with log.open("w") as output:
         command = (sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", str(port))
         process = await asyncio.create_subprocess_exec(
@@ -311,13 +312,6 @@ async def _until_ready(url: str, process: asyncio.subprocess.Process, log: Path)
                 if (await client.get(f"{url}/ready")).status_code == 200:
                     return
             await asyncio.sleep(0.3)
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def environment(mode: str, directory: Path, image: str, namespace: str, model_port: int) -> dict[str, str]:

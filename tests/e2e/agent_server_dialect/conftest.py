@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +26,7 @@ from loopnest_nested.dialects.agent_server import AgentServer
 from loopnest_nested.readiness import until_alive
 from loopnest_nested.session_keys import derive, new_nonce
 
+from ...ports import free_port
 from ..conftest import missing
 
 VARIABLE = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
@@ -187,10 +187,3 @@ async def drive(model: ScriptedModel) -> AsyncIterator[Callable[[ServerProcess],
 @pytest.fixture
 async def driver(process: ServerProcess, drive: Callable[[ServerProcess], Driver]) -> Driver:
     return drive(process)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
