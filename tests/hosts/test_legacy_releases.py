@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+import loopnest_docker
+from loopnest_nested.dialects import Place
+from loopnest_nested.dialects.openhands_v0 import OpenHandsV0
+
 from ..e2e.conftest import missing
+from ..ports import free_port
 from .legacy_process import LegacyHost
 from .test_legacy import pretending
 
 #: 1.6.0 is what all other tests are about.
 INTERPRETERS = {"0.62.0": "LOOPNEST_TEST_OPENHANDS_0_62_PYTHON", "1.0.0": "LOOPNEST_TEST_OPENHANDS_1_0_PYTHON"}
+SERVE = Path(loopnest_docker.__file__).parent / "images" / "openhands-v0" / "serve.py"
 
 
 @pytest.fixture(params=list(INTERPRETERS))
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LegacyHost]:
+def python(request: pytest.FixtureRequest) -> str:
     variable = INTERPRETERS[request.param]
     if variable not in os.environ:
         what = f"{variable} names no interpreter with openhands-ai {request.param} and loopnest"
         missing(what, f"'.ci/servers' makes one, named openhands-{request.param}")
-    with LegacyHost(os.environ[variable], tmp_path, **pretending(tmp_path)).running() as host:
+    return os.environ[variable]
+
+
+@pytest.fixture
+def host(python: str, tmp_path: Path) -> Iterator[LegacyHost]:
+    with LegacyHost(python, tmp_path, **pretending(tmp_path)).running() as host:
         yield host
 
 
@@ -43,6 +57,33 @@ def test_a_conversation_is_created_listed_and_closed(host: LegacyHost) -> None:
         assert http.post(f"{path}/stop").json()["status"] == "ok"
         assert http.get(path).json()["status"] == "STOPPED"
         assert http.delete(path).json() is True
+
+
+@pytest.mark.timeout(600)
+def test_the_nested_server_s_image_would_serve_them(python: str, tmp_path: Path) -> None:
+    """By the program that the image runs, without the image."""
+    port, log = free_port(), tmp_path / "log"
+    place = Place(workspace=str(tmp_path / "workspace"), data=str(tmp_path / "data"))
+    own = {"HOME": str(tmp_path), "USER": getpass.getuser(), "SESSION_API_KEY": "key"}
+    variables = {**os.environ, **OpenHandsV0().environment(place, port), **own}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [python, str(SERVE)], env=variables, cwd=tmp_path, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        while not _answers(f"http://127.0.0.1:{port}/alive"):
+            assert process.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.2)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)  # the action server too
+        process.wait(60)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).is_success
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.mark.parametrize(

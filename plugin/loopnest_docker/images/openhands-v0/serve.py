@@ -110,6 +110,12 @@ def select_file(upstream: Any) -> Any:
     return select
 
 
+def mend_files(manager: Any) -> None:
+    """Put ours in place of upstream's; in releases that have none, such as 1.0.0, the routes do it by themselves."""
+    if hasattr(manager, "select_file"):
+        manager.upload_files, manager.select_file = upload_files, select_file(manager.select_file)
+
+
 def main() -> None:
     """Start the one, import the other meanwhile, and serve."""
     port = free_port()
@@ -118,8 +124,7 @@ def main() -> None:
     local_runtime: Any = import_module("openhands.runtime.impl.local.local_runtime")  # takes as long as its own boot
     server: Any = import_module("openhands.server.__main__")
     managers: Any = import_module("openhands.server.conversation_manager.standalone_conversation_manager")
-    manager = managers.StandaloneConversationManager
-    manager.upload_files, manager.select_file = upload_files, select_file(manager.select_file)
+    mend_files(managers.StandaloneConversationManager)
     hand_over(process, port, local_runtime)
     local_runtime.LocalRuntime._wait_until_alive.retry.wait = import_module("tenacity").wait_fixed(0.05)
     server.main()

@@ -1,4 +1,4 @@
-"""The dialect of the legacy OpenHands server (``openhands-ai`` 0.62 to 1.6.0)."""
+"""The dialect of the legacy OpenHands server (``openhands-ai`` 1.6.0)."""
 
 from loopnest_nested.dialects.openhands_v0.dialect import OpenHandsV0
 
