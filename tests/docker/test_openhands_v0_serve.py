@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tracemalloc
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 import loopnest_docker
+
+MEBIBYTE = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +24,42 @@ def serve() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", True),
+        ("plain, and ünïcode".encode(), True),
+        (b"\x89PNG\r\n", False),
+        ("cut short: ü".encode()[:-1], False),
+        (b"x" * (64 * 1024 - 1) + "ü".encode(), True),
+        (b"x" * 200_000 + b"\xff", False),
+    ],
+)
+def test_text_is_told_by_all_that_is_in_a_file(serve, tmp_path, content, text):
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    assert serve.is_text(file) is text
+
+
+def test_what_upstream_shall_say_in_its_own_words_counts_as_text(serve, tmp_path):
+    assert serve.is_text(tmp_path / "missing")
+    assert serve.is_text(tmp_path)
+    assert serve.is_text(Path("/dev/zero"))  # which has no end
+
+
+@pytest.mark.parametrize("first", [b"x", b"\xff"])
+def test_a_large_file_takes_no_memory(serve, tmp_path, first):
+    file = tmp_path / "large"
+    with file.open("wb") as opened:
+        opened.write(first)
+        opened.truncate(64 * MEBIBYTE)
+    tracemalloc.start()
+    serve.is_text(file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < MEBIBYTE
 
 
 async def test_binary_files_never_reach_upstream_s_guess(serve, tmp_path, monkeypatch):

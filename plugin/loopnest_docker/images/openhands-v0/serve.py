@@ -6,6 +6,7 @@ their boot importing, so here they do it at the same time, and the action server
 """
 
 import asyncio
+import codecs
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _FIRST_PORT = 30000
+_BLOCK = 64 * 1024
 
 
 def free_port() -> int:
@@ -89,8 +91,14 @@ async def upload_files(
 
 def is_text(file: Path) -> bool:
     """Whether a file is text, or none that can be read, which upstream says in its own words."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        file.read_bytes().decode()
+        if not file.is_file():  # a device may have no end
+            return True
+        with file.open("rb") as opened:
+            while block := opened.read(_BLOCK):
+                decoder.decode(block)
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False
     except OSError:
