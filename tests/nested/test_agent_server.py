@@ -97,9 +97,11 @@ async def test_creating_is_tried_again_where_that_may_help(created, answer):
 
 
 async def test_a_refusal_is_not_tried_again_and_tells_no_secret(created, answer):
-    created.on("POST /api/conversations", answer(422, {"detail": "the key sk-1 is bad"}))
+    created.on("POST /api/conversations", answer(422, {"detail": "the key sk-1test is bad"}))
     with pytest.raises(NestedError, match=r"the key \*+ is bad") as caught:
-        await SPOKEN.ensure_conversation(created.server, request(llm=Llm(model="m", api_key=SecretStr("sk-1"))), PLACE)
+        await SPOKEN.ensure_conversation(
+            created.server, request(llm=Llm(model="m", api_key=SecretStr("sk-1test"))), PLACE
+        )
     assert caught.value.http_status == 422
     assert len(created.asked("POST /api/conversations")) == 1
 

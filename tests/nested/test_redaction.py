@@ -56,7 +56,7 @@ def test_a_lone_user_of_a_url_may_be_a_token(url, found):
 
 
 @pytest.mark.parametrize("quoting", [str, json.dumps, repr, lambda value: quote(value, safe="")])
-@pytest.mark.parametrize("secret", ["plain", 'with "quotes"', "two\nlines", "ünïcode/slash"])
+@pytest.mark.parametrize("secret", ["all plain", 'with "quotes"', "two\nlines", "ünïcode/slash"])
 def test_a_secret_is_found_in_every_quoting(quoting, secret):
     text = redacted(f"before {quoting(secret)} after", [SecretStr(secret)])
     assert MASK in text
@@ -65,8 +65,14 @@ def test_a_secret_is_found_in_every_quoting(quoting, secret):
 
 
 def test_a_secret_that_begins_with_another_one_goes_whole():
-    assert redacted("abcdef", [SecretStr("abc"), SecretStr("abcdef")]) == MASK
+    assert redacted("abcdefghijkl", [SecretStr("abcdefgh"), SecretStr("abcdefghijkl")]) == MASK
 
 
-def test_an_empty_secret_changes_nothing():
-    assert redacted("text", [SecretStr("")]) == "text"
+@pytest.mark.parametrize("value", ["", "1", "true", "4317", "7 chars"])
+def test_a_value_too_short_to_be_a_secret_garbles_nothing(value):
+    text = "exit code 1: true of 7 chars at port 4317"
+    assert redacted(text, [SecretStr(value)]) == text
+
+
+def test_the_shortest_value_that_is_masked_is_a_usual_password_s():
+    assert redacted("is 8 chars!", [SecretStr("8 chars!")]) == f"is {MASK}"

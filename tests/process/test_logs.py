@@ -53,8 +53,8 @@ async def test_there_may_be_no_log(run):
 
 
 def test_secrets_are_masked_and_lines_are_cut(run):
-    run.log.write_text("the key is sk-1234\n" + "x" * 1000)
-    masked, long = last_lines(run.log, 5, [SecretStr("sk-1234")])
+    run.log.write_text("the key is sk-12345\n" + "x" * 1000)
+    masked, long = last_lines(run.log, 5, [SecretStr("sk-12345")])
     assert masked == "the key is **********"
     assert len(long) == 500
 

@@ -59,7 +59,7 @@ async def until(changes, status):
 
 
 async def test_a_server_that_ends_early_is_explained_and_leaves_nothing(opened, state_dir, loops_dir):
-    async with opened(secret_environment={"PASSWORD": SecretStr("boot")}) as loops:
+    async with opened(secret_environment={"PASSWORD": SecretStr("refusing"), "FLAG": SecretStr("to")}) as loops:
         with pytest.raises(LoopFailed, match=r"ended with exit code 3 before it was ready") as caught:
             await loops.start_loop(request(mode="exit"))
         assert (caught.value.reason, caught.value.exit_code) == (Reason.EXITED_EARLY, 3)
@@ -67,7 +67,7 @@ async def test_a_server_that_ends_early_is_explained_and_leaves_nothing(opened, 
         assert (listed.status, listed.exit_code) == (LoopStatus.FAILED, 3)
         assert listed.log_tail == caught.value.log_tail
         *_, last = listed.log_tail
-        assert last == "standin: refusing to **********, session key **********"
+        assert last == "standin: ********** to boot, session key **********"
     assert servers_of(state_dir) == []
     assert list(loops_dir.iterdir()) == []
 
