@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 
 from pydantic import SecretStr
 
@@ -16,6 +15,7 @@ from loopnest_docker.failure import explain_death, log_tail
 from loopnest_docker.parts import Parts
 from loopnest_nested.client import NestedServer
 from loopnest_nested.readiness import until_alive
+from loopnest_nested.redaction import secrets_of
 
 
 class Boot:
@@ -88,13 +88,6 @@ class Boot:
             log_tail=await log_tail(self._parts.engine, self._container.id, self._secrets()),
         )
 
-    def _secrets(self) -> Iterator[SecretStr]:
+    def _secrets(self) -> tuple[SecretStr, ...]:
         """Everything that must not appear in quoted log lines."""
-        keys, request = self._parts.view.keys(self._container), self._request
-        yield from (keys.session, keys.at_rest)
-        yield from request.environment.values()
-        yield from self._parts.settings.secret_environment.values()
-        yield from (secret.value for secret in request.secrets.values())
-        yield from (token.token for token in request.provider_tokens.values())
-        if request.llm and request.llm.api_key:
-            yield request.llm.api_key
+        return (*secrets_of(self._request), *self._parts.secrets(self._container))

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from loopnest import EngineError, LoopFailed, Reason
 from loopnest_docker.engine import Engine, NotOnEngine
 from loopnest_docker.facts import Facts
+from loopnest_nested.redaction import redacted
 
 _LINES: Final = 20
 
@@ -35,16 +36,13 @@ async def explain_death(
 
 
 async def log_tail(engine: Engine, container_id: str, secrets: Iterable[SecretStr] = ()) -> list[str]:
-    """The last log lines of a container, oldest first; none where the engine can't tell."""
+    """The last log lines of a container without ``secrets``, oldest first; none where the engine can't tell."""
     try:
         raw: bytes = await engine.call("logs", container_id, tail=_LINES)
     except EngineError:
         return []
     text = raw.decode(errors="replace")
-    for secret in secrets:
-        if value := secret.get_secret_value():
-            text = text.replace(value, "**********")
-    return [line[:500] for line in text.splitlines()]
+    return [line[:500] for line in redacted(text, secrets).splitlines()]
 
 
 def _verdict(state: dict[str, Any], code: int, early: bool) -> tuple[str, str]:

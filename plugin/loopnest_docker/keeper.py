@@ -92,10 +92,9 @@ class Keeper:
         self._tell(container, "failed" if reason else "removed", status, LoopFailed(message, reason=reason))
 
     async def _mourn(self, container: Facts, exit_code: int | None) -> None:
-        keys = self._parts.view.keys(container)
+        secrets = self._parts.secrets(container)
         self._parts.view.forget(container)
         try:
-            secrets = (keys.session, keys.at_rest)
             why = await explain_death(self._parts.engine, container, secrets, early=False, exit_code=exit_code)
         except EngineError as error:
             why = LoopFailed(f"The nested server ended ({error.message})", reason=Reason.EXITED, exit_code=exit_code)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import SecretStr
+
 from loopnest.specs import HostContext
 from loopnest_docker.engine import Engine
+from loopnest_docker.facts import Facts
 from loopnest_docker.image import ImageStore
 from loopnest_docker.inventory import Inventory
 from loopnest_docker.network import Network
@@ -26,3 +29,8 @@ class Parts:
     network: Network
     inventory: Inventory
     view: View
+
+    def secrets(self, container: Facts) -> tuple[SecretStr, ...]:
+        """What the nested server knows and nobody may read in its log."""
+        keys = self.view.keys(container)
+        return (keys.session, keys.at_rest, *self.settings.secret_environment.values())
