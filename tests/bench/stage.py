@@ -23,9 +23,8 @@ from bench.fleet import EACH, Fleet
 from bench.measure import Results
 from bench.program import Answer, Program
 from e2e.engine_proxy import EngineProxy
-from loopnest_docker import naming
 from loopnest_docker.image import TESTED
-from loopnest_docker.network import removal
+from namespaces import clear
 from ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -164,17 +163,11 @@ class Stage:
 
     def _sweep(self) -> None:
         for namespace in self._namespaces:
-            self._sweep_namespace(namespace)
-        self.engine.close()
-
-    def _sweep_namespace(self, namespace: str) -> None:
-        self._remove({"label": f"{naming.NAMESPACE}={namespace}"})
-        for network in self.engine.networks(filters={"label": f"{naming.NAMESPACE}={namespace}"}):
             try:
-                self.engine.remove_network(network["Id"])
+                clear(self.engine, namespace)
             except APIError as error:  # engines forget to take away endpoints of containers that they removed
                 self.say(f"[yellow]{error.explanation}[/]")
-        subprocess.run(["sh", "-c", removal(naming.bridge_name(namespace))], check=False)
+        self.engine.close()
 
     def _responder(self) -> None:
         process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("responder.py")), str(self.port)])

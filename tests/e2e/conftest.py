@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-import secrets
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import DockerException
 
 import docker
 from loopnest import LoopManager, LoopnestSettings
 from loopnest_docker import naming
 from loopnest_docker.hooks import DockerStrategy
-from loopnest_docker.network import removal
 from loopnest_docker.settings import DockerSettings
+
+from ..namespaces import own_namespace
 
 ROOT = Path(__file__).parents[2]
 STANDIN = "loopnest-test/standin:1"
@@ -64,23 +63,6 @@ def agent_server_image(engine: docker.APIClient) -> str:
     if not engine.images(image):
         missing(f"The engine has no image {image}", "'.ci/images' or 'loopnest image build' builds it")
     return image
-
-
-@contextmanager
-def own_namespace(engine: docker.APIClient) -> Iterator[str]:
-    """A namespace that nobody else has, and nothing of it on the engine afterwards."""
-    name = f"test-{secrets.token_hex(4)}"
-    yield name
-    label = f"{naming.NAMESPACE}={name}"
-    for container in engine.containers(all=True, filters={"label": label}):
-        try:
-            engine.remove_container(container["Id"], force=True, v=True)
-        except (NotFound, APIError) as error:
-            assert error.response.status_code in {404, 409}, error
-    for network in engine.networks(filters={"label": label}):
-        engine.remove_network(network["Id"])
-    # With the host's own iptables, as a container each would cost half a second.
-    subprocess.run(["sh", "-c", removal(naming.bridge_name(name))], check=True)
 
 
 @pytest.fixture

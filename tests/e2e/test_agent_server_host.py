@@ -22,12 +22,10 @@ from websockets.asyncio.client import connect
 
 from loopnest_cli import scripted_model
 from loopnest_docker import naming
-from loopnest_docker.engine import Engine
-from loopnest_docker.network import Network
-from loopnest_docker.settings import DockerSettings
 
+from ..namespaces import gateway, own_namespace
 from ..ports import free_port
-from .conftest import missing, own_namespace
+from .conftest import missing
 
 KEY = "outer-key"
 PYTHON = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
@@ -108,14 +106,11 @@ def namespace(engine) -> Iterator[str]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def surroundings(namespace) -> AsyncIterator[Surroundings]:
-    docker_settings = DockerSettings()
-    engine = Engine(docker_settings.engine)
-    gateway = await Network(engine, docker_settings, namespace).gateway()
-    await engine.aclose()
-    with scripted_model.serve(gateway) as model, ThreadingHTTPServer((gateway, 0), Hook) as server:
+    address = await gateway(namespace)
+    with scripted_model.serve(address) as model, ThreadingHTTPServer((address, 0), Hook) as server:
         server.heard = []  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield Surroundings(model, f"http://{gateway}:{server.server_port}", server.heard)  # type: ignore[attr-defined]
+        yield Surroundings(model, f"http://{address}:{server.server_port}", server.heard)  # type: ignore[attr-defined]
         server.shutdown()
 
 

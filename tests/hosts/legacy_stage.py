@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,11 +19,9 @@ from docker.errors import DockerException
 import docker
 from loopnest_cli import scripted_model
 from loopnest_docker import naming
-from loopnest_docker.engine import Engine
-from loopnest_docker.network import Network, removal
-from loopnest_docker.settings import DockerSettings
 
 from ..e2e.conftest import missing
+from ..namespaces import gateway, own_namespace
 from .legacy_process import INTERPRETER, LegacyHost
 from .packages.json_answers import JsonAnswers
 
@@ -86,44 +83,29 @@ def stage() -> Iterator[Stage]:
     """Set the stage, or skip where something is missing; in CI, fail."""
     if INTERPRETER not in os.environ:
         missing(f"{INTERPRETER} names no interpreter with openhands-ai 1.6.0 and loopnest", "'.ci/servers' makes one")
+    with _engine() as engine, own_namespace(engine) as namespace:
+        address = asyncio.run(gateway(namespace))
+        with scripted_model.serve(address, script=_script) as model:
+            yield Stage(engine, namespace, address, model)
+
+
+@contextmanager
+def _engine() -> Iterator[docker.APIClient]:
+    """The engine, with the image of the nested servers."""
     try:
         engine = docker.APIClient(version="auto", timeout=60)
     except DockerException as error:
         missing(f"No Docker engine answers ({error})", "'.ci/engine' starts one")
-    if not engine.images(IMAGE):
-        missing(f"The engine has no image {IMAGE}", "'.ci/images openhands-v0' builds it")
-    namespace = f"legacy-{secrets.token_hex(4)}"
-    try:
-        gateway = asyncio.run(_gateway(namespace))
-        with scripted_model.serve(gateway, script=_script) as model:
-            yield Stage(engine, namespace, gateway, model)
-    finally:
-        _clear(engine, namespace)
-        engine.close()
+    with closing(engine):
+        if not engine.images(IMAGE):
+            missing(f"The engine has no image {IMAGE}", "'.ci/images openhands-v0' builds it")
+        yield engine
 
 
 def _script(asked: scripted_model.Asked) -> Sequence[scripted_model.Turn]:
     if "generate a prompt for the AI" in asked.message:  # the host's own words, of its route `remember-prompt`
         return [scripted_model.Text("<update_prompt>Remember the answer.</update_prompt>")]
     return scripted_model.demo(asked)
-
-
-async def _gateway(namespace: str) -> str:
-    """The one address of this machine that loops see."""
-    settings = DockerSettings()
-    engine = Engine(settings.engine)
-    address = await Network(engine, settings, namespace).gateway()
-    await engine.aclose()
-    return address
-
-
-def _clear(engine: docker.APIClient, namespace: str) -> None:
-    label = f"{naming.NAMESPACE}={namespace}"
-    for container in engine.containers(all=True, filters={"label": label}):
-        engine.remove_container(container["Id"], force=True, v=True)
-    for network in engine.networks(filters={"label": label}):
-        engine.remove_network(network["Id"])
-    subprocess.run(["sh", "-c", removal(naming.bridge_name(namespace))], check=True)
 
 
 # --- a git server that looks like GitLab ------------------------------------------------------------------------------
