@@ -1,14 +1,42 @@
-"""Finding what tests started, so that none of it is left."""
+"""Processes that tests start: what they inherit, and how none of them is left."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+#: Begins the variables that configure loopnest, hosts and models. And a server that compiles all its modules anew takes
+#: three quarters of a minute to start.
+_LEFT_OUT = ("LOOPNEST_", "OH_", "LLM_", "PYTHONDONTWRITEBYTECODE")
+
+
+def inherited() -> dict[str, str]:
+    """The variables of this test run, without those that would change what a host does."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_LEFT_OUT)}
+
+
+def end(process: subprocess.Popen[bytes], log: Path, how: signal.Signals = signal.SIGTERM) -> None:
+    """Have a host end, and leave it no choice after a minute.
+
+    Raises:
+        AssertionError: it took that long.
+    """
+    if process.poll() is not None:
+        return
+    process.send_signal(how)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise AssertionError(f"The host did not end within a minute of {how.name}: {log.read_text()[-3000:]}") from None
 
 
 def processes_of(directory: Path) -> Iterator[psutil.Process]:

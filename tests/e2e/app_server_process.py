@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from ..processes import end, inherited
 
 ROOT = Path(__file__).parents[2]
 #: The tested versions, and what names an interpreter that has them.
@@ -37,9 +37,8 @@ class AppServer:
 
 def environment(directory: Path, **variables: str) -> dict[str, str]:
     """What the app server needs to run alone: no frontend, no network, files below ``directory``."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("OH_", "LOOPNEST_", "LLM_"))}
     return {
-        **inherited,
+        **inherited(),
         "OH_PERSISTENCE_DIR": str(directory / "app-server"),
         "OH_SECRET_KEY": secrets.token_hex(16),
         "SERVE_FRONTEND": "false",
@@ -63,8 +62,7 @@ def app_server(python: str, host: str, port: int, variables: Mapping[str, str], 
             _await(http, process, log)
             yield AppServer(http, process, log)
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        end(process, log)
 
 
 def _await(http: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:

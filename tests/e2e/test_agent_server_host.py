@@ -25,6 +25,7 @@ from loopnest_docker import naming
 
 from ..namespaces import gateway, own_namespace
 from ..ports import free_port
+from ..processes import inherited
 from .conftest import missing
 
 KEY = "outer-key"
@@ -50,7 +51,7 @@ class Outer:
 
     async def start(self, **variables: str) -> None:
         command = (self._python, "-m", "uvicorn", "loopnest_openhands.agent_server:app", "--factory")
-        environment = {**os.environ, **self._environment, **variables}
+        environment = {**inherited(), **self._environment, **variables}
         with self.log.open("a") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *command, "--port", str(self._port), env=environment, cwd=self._directory, stdout=output, stderr=output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import time
@@ -16,6 +15,7 @@ import httpx
 import socketio
 
 from ..ports import free_port
+from ..processes import end, inherited
 
 INTERPRETER = "LOOPNEST_TEST_OPENHANDS_PYTHON"
 ADAPTER = "loopnest_openhands.ConversationManager"
@@ -63,9 +63,8 @@ class LegacyHost:
             time.sleep(0.2)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        if self._process and self._process.poll() is None:
-            self._process.send_signal(how)
-            self._process.wait(60)
+        if self._process:
+            end(self._process, self.directory / "host.log", how)
 
     def _alive(self) -> bool:
         try:
@@ -132,11 +131,8 @@ class Listener:
 
 def environment(directory: Path, **variables: str) -> dict[str, str]:
     """The variables of a host that keeps everything in ``directory``."""
-    # A server that compiles all its modules anew takes three quarters of a minute to start.
-    left_out = ("LOOPNEST_", "OH_", "PYTHONDONTWRITEBYTECODE")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     return {
-        **kept,
+        **inherited(),
         "CONVERSATION_MANAGER_CLASS": ADAPTER,
         "RUNTIME": "docker",
         "ENABLE_V1": "0",
