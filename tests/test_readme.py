@@ -97,7 +97,7 @@ def test_every_command_that_is_shown_exists():
     [("loopnest serve", "agent-server"), ("OH_SANDBOX_KIND", "app-server"), ("MANAGER_CLASS", "openhands-legacy")],
 )
 def test_what_starts_a_host_is_what_its_guide_says(host, guide):
-    """The guides are followed word by word, on the real servers."""
+    """The README shows nothing that its guide does not."""
     shown = block("console", host).splitlines()
     said = (ROOT / "docs" / f"{guide}.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in shown if line not in [it.strip().removeprefix("$ ") for it in said]] == []
