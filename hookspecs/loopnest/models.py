@@ -19,6 +19,8 @@ from loopnest.owners import NOBODY, Everyone, NonEmpty, UserScope, owner_of
 CONVERSATION_ID: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 
 ConversationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+#: Of an environment variable, as shells take it: nested servers may be started by one.
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 def utcnow() -> datetime:
@@ -127,7 +129,7 @@ class StartLoop(Model):
     git_provider: str | None = None
     replay: JsonValue = Field(default=None, repr=False)
     image: NonEmpty | None = None
-    environment: Mapping[str, SecretStr] = Field(default_factory=dict)
+    environment: Mapping[VariableName, SecretStr] = Field(default_factory=dict)
     tags: Mapping[str, str] = Field(default_factory=dict)
     bare: bool = False
     notes: Mapping[str, str] = Field(default_factory=dict)

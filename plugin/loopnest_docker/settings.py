@@ -8,6 +8,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, StringConstraints, field_validator
 
+from loopnest.models import VariableName
+
 MEBIBYTE: Final = 1024 * 1024
 Port = Annotated[int, Field(ge=1, le=65535)]
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/")]
@@ -152,8 +154,8 @@ class DockerSettings(Table):
     gpus: int = Field(default=0, ge=-1)
     devices: tuple[str, ...] = ()
 
-    environment: dict[str, str] = {}
-    secret_environment: dict[str, SecretStr] = {}
+    environment: dict[VariableName, str] = {}
+    secret_environment: dict[VariableName, SecretStr] = {}
     mounts: tuple[Mount, ...] = ()
     extra_hosts: dict[str, str] = {}
     labels: dict[str, str] = {}

@@ -8,6 +8,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from loopnest.models import VariableName
+
 #: Of the host's variables, those that programs need and that are no secrets of the host.
 INHERITED: Final = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"),
@@ -47,8 +49,8 @@ class ProcessSettings(BaseModel):
     version: str = "1.58.0"
     cache_dir: Path = Field(default_factory=_default_cache_dir)
     workspaces: Path | None = None
-    environment: dict[str, str] = {}
-    secret_environment: dict[str, SecretStr] = {}
+    environment: dict[VariableName, str] = {}
+    secret_environment: dict[VariableName, SecretStr] = {}
     inherit: tuple[str, ...] = INHERITED
     start_timeout: float = Field(default=120, gt=0)
     stop_timeout: float = Field(default=10, gt=0)

@@ -77,6 +77,20 @@ def test_who_owns_what(user_id, owner, expected):
     assert owns(user_id, owner) is expected
 
 
+@pytest.mark.parametrize("name", ["", "a.b", "A-B", "1A", "A B", "A=B", "A;id", "A\n", "ä"])
+def test_a_variable_whose_name_no_shell_takes_is_refused_by_name(name):
+    with pytest.raises(ValidationError) as caught:
+        StartLoop(conversation_id="c1", environment={name: "value"})
+    [error] = caught.value.errors()
+    assert error["loc"][:2] == ("environment", name)
+    assert error["msg"].startswith("String should match pattern")
+
+
+@pytest.mark.parametrize("name", ["A", "_", "lower_case2"])
+def test_a_variable_may_have_any_name_that_shells_take(name):
+    assert list(StartLoop(conversation_id="c1", environment={name: "value"}).environment) == [name]
+
+
 def test_no_secret_of_a_request_is_in_any_text_of_it():
     request = StartLoop(
         conversation_id="c1",
