@@ -18,8 +18,6 @@ _DISTRIBUTION: Final = "openhands-agent-server"
 #: The oldest and the newest version that this host was tested with.
 TESTED: Final = ("1.49.0", "1.58.0")
 _SELECTABLE: Final = "OH_CONVERSATION_RUNTIME_SELECTABLE"
-#: Where traces go, and what they are called, as the Docker mode hands it on.
-_TRACING: Final = ("LMNR_", "OTEL_", "OPENHANDS_OBSERVABILITY_")
 _DEFAULT_IDLE_TTL: Final = 20 * 60.0
 
 
@@ -109,7 +107,9 @@ def _webhooks(config: Any) -> dict[str, str]:
 
 
 def _tracing() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith(_TRACING) and value}
+    """Where traces go, and what they are called: what the Docker mode hands on, which older versions don't."""
+    names = getattr(_module("docker_runtime.registry"), "_OBSERVABILITY_ENV_VARS", ())
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def _gives_memory(config: Any) -> bool:

@@ -116,9 +116,15 @@ def test_webhooks_become_variables_of_nested_servers(installed):
     assert json.loads(variables["OH_WEBHOOKS"]) == [told]
 
 
-def test_nested_servers_send_their_traces_where_the_host_does(monkeypatch, installed):
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://traces")
+def test_nested_servers_send_their_traces_where_the_host_does_as_far_as_the_docker_mode_says(monkeypatch, installed):
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME", "OTEL_PYTHON.DOTTED"):
+        monkeypatch.setenv(name, "http://traces")
     monkeypatch.setenv("LMNR_BASE_URL", "")
+    assert upstream.load(NewConfig()).variables == {}
+    names = ("LMNR_BASE_URL", "LMNR_PROJECT_API_KEY", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    own = SimpleNamespace(_OBSERVABILITY_ENV_VARS=names)  # as of 1.58
+    others = upstream._module
+    monkeypatch.setattr(upstream, "_module", lambda name: own if name == "docker_runtime.registry" else others(name))
     assert upstream.load(NewConfig()).variables == {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://traces"}
 
 
