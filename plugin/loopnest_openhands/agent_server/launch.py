@@ -38,8 +38,8 @@ class Start:
         variables: of the nested server's environment, for what the request can't say.
     """
 
-    body: dict[str, Any]
-    variables: Mapping[str, str] = field(default_factory=dict)
+    body: dict[str, Any] = field(repr=False)
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Refused(LoopnestError):

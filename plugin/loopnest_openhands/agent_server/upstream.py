@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ class Stock:
     app: Any
     local: bool
     idle_after: float | None
-    variables: Mapping[str, str]
+    variables: Mapping[str, str] = field(repr=False)
     conversation_service: Callable[[Any], Any]
     gives_memory: Callable[[], bool]
 
