@@ -79,12 +79,12 @@ PROVIDERS = (
     "/repository/team/tool/microagents", "/repository/team/tool/microagents/content?file_path=a.md",
 )  # fmt: skip
 _NO_TOKEN = "the host asks a git provider with the user's own token, and the table's user has none"
-#: Rows that ours does not serve: the host itself can't or won't, whichever manager it has.
+#: Rows that ours does not serve: the host itself can't or won't, whichever manager it has. What it answers, and why.
 REASONS = {
-    "ANY /security/{path}": "the host adds the route without its dependencies, so that every call fails",
-    "POST /submit-feedback": "the host sends the conversation to a service outside, which this machine does not reach",
-    "GET /select-file of a binary file": "the host shows text only, and says so with 415",
-    **{f"GET /api/user{route.partition('?')[0]}": _NO_TOKEN for route in PROVIDERS},
+    "ANY /security/{path}": ("404", "the host adds the route without its dependencies, so that every call fails"),
+    "POST /submit-feedback": ("500", "the host sends it to a service outside, which this machine does not reach"),
+    "GET /select-file of a binary file": ("415", "the host shows text only, and says so"),
+    **{f"GET /api/user{route.partition('?')[0]}": ("401", _NO_TOKEN) for route in PROVIDERS},
 }
 SOCKET = ("connect", "replay", "oh_user_action", "oh_action", "reconnect", "disconnect")
 
@@ -271,7 +271,9 @@ def verdict(columns: dict[str, Column]) -> list[str]:
     standalone = columns.get("standalone", Column()).answers
     wrong = [f"{row}: standalone serves it" for row in standalone if is_served(standalone[row]) and row in ours]
     wrong = [it for it in wrong if not is_served(ours[it.rpartition(": ")[0]])]
-    wrong += [f"{row}: no reason is known" for row in ours if not is_served(ours[row]) and row not in REASONS]
+    lacking = {row: answer for row, answer in ours.items() if not is_served(answer)}
+    known = {row: answer for row, (answer, _) in REASONS.items()}
+    wrong += [f"{row}: no reason is known for {answer}" for row, answer in lacking.items() if known.get(row) != answer]
     return wrong + [f"{it}: left out" for one in columns.values() for it in one.left_out]
 
 
@@ -287,8 +289,8 @@ def main(*names: str) -> int:
             print(f"{name}: {len(columns[name].answers)} rows", file=sys.stderr, flush=True)
     print(table(columns))
     ours = columns.get("loopnest", Column()).answers
-    for row, reason in REASONS.items():
-        if row in ours and not is_served(ours[row]):
+    for row, (answer, reason) in REASONS.items():
+        if ours.get(row) == answer:
             print(f"Not served, {row}: {reason}")
     wrong = verdict(columns)
     print("\n".join(wrong) or "Nothing that standalone serves is missing, and no route was left out.")
