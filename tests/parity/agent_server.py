@@ -16,11 +16,10 @@ import importlib
 import ipaddress
 import json
 import os
-import secrets
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,13 +28,12 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+import docker
 from loopnest_cli import scripted_model
-from loopnest_docker import naming
-from loopnest_docker.engine import Engine
-from loopnest_docker.network import Network
-from loopnest_docker.settings import DockerSettings
 
+from ..namespaces import gateway, own_namespace, remove_containers
 from ..ports import free_port
+from ..processes import inherited
 
 KEY: Final = "parity-key"
 MODES: Final = ("local", "docker", "loopnest")
@@ -65,7 +63,7 @@ ONLY_DOCKER: Final = {
 #: Run in the conversation's directory first, so that requests about files and commits find some; prints the commit.
 FILES: Final = """
 git init -q; echo parity | tee parity.txt > index.html
-git add . && git -c user.name=p -c user.email=p@example.org commit -qm parity && git rev-parse HEAD
+git add . && git -c user.name=p -c user.email=p@example.org commit -q --allow-empty -m parity && git rev-parse HEAD
 """
 LLM_PROFILE: Final = "scripted"
 #: By mode, what each request was answered.
@@ -74,11 +72,12 @@ Results = dict[str, dict[str, str]]
 
 @dataclass
 class Mode:
-    """A running server, and the conversation that its requests are about."""
+    """A running server, and the conversation that its requests are about, which works in ``directory``."""
 
     name: str
     client: httpx.AsyncClient
     model_url: str
+    directory: str
     conversation_id: str = ""
     event_id: str = ""
     command_id: str = ""
@@ -96,8 +95,7 @@ def message(text: str, *, run: bool = False) -> dict[str, Any]:
 
 def bodies(mode: Mode) -> dict[str, Any]:
     """What each request says, where it must say something to be understood; the end of its path names it."""
-    directory = "/workspace" if mode.name != "local" else str(Path(tempfile.gettempdir()) / "parity-local")
-    file = f"{directory}/parity.txt"
+    file = f"{mode.directory}/parity.txt"
     return {
         "POST /events": message("hello"),
         "POST /run": {},
@@ -117,24 +115,22 @@ def bodies(mode: Mode) -> dict[str, Any]:
         "POST /load_plugin": {"plugin_ref": "none"},
         "POST /events/respond_to_confirmation": {"accept": True},
         "PATCH /api/conversations/{conversation_id}": {"title": "Parity"},
-        "POST /bash/execute_bash_command": {"command": f"mkdir -p {directory}; echo parity > {file}", "timeout": 20},
+        "POST /bash/execute_bash_command": {"command": f"echo parity > {file}", "timeout": 20},
         "POST /bash/start_bash_command": {"command": "sleep 1", "timeout": 20},
         "POST /chat/completions": {"model": f"openhands_{LLM_PROFILE}", "messages": [message("hi")]},
         "POST /v1/responses": {"model": f"openhands_{LLM_PROFILE}", "input": "hi"},
         "path": file,
-        "directory": directory,
     }
 
 
 def parameters(path: str, mode: Mode) -> dict[str, Any]:
     """The query that a request needs."""
-    known = bodies(mode)
     if "/file/archive" in path or "/file/search_subdirs" in path or "/git/" in path:
-        return {"path": known["directory"]}
+        return {"path": mode.directory}
     if path.endswith("/create_directory"):
-        return {"path": f"{known['directory']}/made"}
+        return {"path": f"{mode.directory}/made"}
     if "/file/" in path:
-        return {"path": known["path"]}
+        return {"path": bodies(mode)["path"]}
     return {"ids": mode.conversation_id} if path == "/api/conversations" else {}
 
 
@@ -193,11 +189,9 @@ async def prepare(mode: Mode) -> None:
     """Make the conversation, let the agent work once, and note what requests refer to."""
     saved = await mode.client.post(f"/api/profiles/{LLM_PROFILE}", json={"llm": llm(mode)})
     assert saved.is_success, saved.text
-    directory = bodies(mode)["directory"]
-    Path(directory).mkdir(exist_ok=True) if mode.name == "local" else None
     body = {
         "agent": {"kind": "Agent", "llm": llm(mode), "tools": [{"name": "terminal", "params": {}}]},
-        "workspace": {"kind": "LocalWorkspace", "working_dir": directory},
+        "workspace": {"kind": "LocalWorkspace", "working_dir": mode.directory},
         "initial_message": message("run: echo hello", run=True),
         "autotitle": False,
     }
@@ -209,8 +203,9 @@ async def prepare(mode: Mode) -> None:
     events = await mode.client.get(f"/api/conversations/{mode.conversation_id}/events/search")
     mode.event_id = events.json()["items"][1]["id"]
     path = f"/api/conversations/{mode.conversation_id}/bash/execute_bash_command"
-    command = {"command": FILES, "cwd": directory, "timeout": 20}
+    command = {"command": FILES, "cwd": mode.directory, "timeout": 20}
     made = (await mode.client.post(path, json=command)).raise_for_status().json()
+    assert made["exit_code"] == 0, made
     mode.command_id, mode.commit = made["command_id"], made["stdout"].split()[-1]
 
 
@@ -292,7 +287,7 @@ async def server(name: str, module: Sequence[str], variables: dict[str, str], lo
     with log.open("w") as output:
         command = (sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", str(port))
         process = await asyncio.create_subprocess_exec(
-            *command, env={**os.environ, **variables}, stdout=output, stderr=output
+            *command, env={**inherited(), **variables}, stdout=output, stderr=output
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -345,37 +340,44 @@ def environment(mode: str, directory: Path, image: str, namespace: str, model_po
 
 async def run(mode: str, directory: Path, image: str, requests: set[tuple[str, str]]) -> dict[str, str]:
     """Examine one mode; one after the other, as each of them boots a whole server."""
-    namespace, settings = f"parity-{secrets.token_hex(3)}", DockerSettings()
-    engine = Engine(settings.engine)
-    network = Network(engine, settings, namespace)
-    address = await network.gateway() if mode == "loopnest" else await _default_gateway(engine)
-    directory.mkdir()
+    project = directory / "project"
+    project.mkdir(parents=True)
     module = ("uvicorn", "loopnest_openhands.agent_server:app", "--factory")
-    with scripted_model.serve(address) as model:
-        variables = environment(mode, directory, image, namespace, httpx.URL(model.url).port or 0)
-        chosen = module if mode == "loopnest" else ("openhands.agent_server",)
-        async with server(mode, chosen, variables, directory / "log") as url:
-            headers = {"x-session-api-key": KEY}
-            async with httpx.AsyncClient(base_url=url, headers=headers, timeout=ANSWER) as client:
-                examined = Mode(mode, client, model.url)
-                await examine(examined, in_order(requests))
-    await _clean(engine, namespace, network.name if mode == "loopnest" else None)
-    await engine.aclose()
+    with stage(directory) as (engine, namespace):
+        address = await gateway(namespace) if mode == "loopnest" else _default_gateway(engine)
+        with scripted_model.serve(address) as model:
+            variables = environment(mode, directory, image, namespace, httpx.URL(model.url).port or 0)
+            chosen = module if mode == "loopnest" else ("openhands.agent_server",)
+            async with server(mode, chosen, variables, directory / "log") as url:
+                headers = {"x-session-api-key": KEY}
+                async with httpx.AsyncClient(base_url=url, headers=headers, timeout=ANSWER) as client:
+                    examined = Mode(mode, client, model.url, str(project) if mode == "local" else "/workspace")
+                    await examine(examined, in_order(requests))
     return examined.results
 
 
-async def _clean(engine: Engine, namespace: str, network: str | None) -> None:
-    """Remove what is left, as a fork keeps the loop of its deleted original."""
-    left: Any = await engine.call("containers", all=True, filters={"label": f"{naming.NAMESPACE}={namespace}"})
-    for container in left:
-        await engine.call("remove_container", container["Id"], force=True, v=True)
-    if network:
-        await engine.call("remove_network", network)
+@contextlib.contextmanager
+def stage(directory: Path) -> Iterator[tuple[docker.APIClient, str]]:
+    """The engine, and a namespace of our own; whatever servers in ``directory`` leave there is removed.
+
+    There is always something: a fork keeps the loop of its deleted original.
+    """
+    with contextlib.closing(docker.APIClient(version="auto")) as engine, own_namespace(engine) as namespace:
+        try:
+            yield engine, namespace
+        finally:
+            remove_containers(engine, _mounting(engine, directory.resolve()))
 
 
-async def _default_gateway(engine: Engine) -> str:
-    found: Any = await engine.call("inspect_network", "bridge")
-    return str(ipaddress.ip_network(found["IPAM"]["Config"][0]["Subnet"])[1])
+def _mounting(engine: docker.APIClient, directory: Path) -> list[dict[str, Any]]:
+    """The Docker mode's containers, which carry labels of its own, but have mounts below ``directory``."""
+    listed: list[dict[str, Any]] = engine.containers(all=True)
+    return [one for one in listed if any(directory in Path(it.get("Source", "")).parents for it in one["Mounts"])]
+
+
+def _default_gateway(engine: docker.APIClient) -> str:
+    config = engine.inspect_network("bridge")["IPAM"]["Config"][0]
+    return str(ipaddress.ip_network(config["Subnet"])[1])
 
 
 async def main() -> int:
