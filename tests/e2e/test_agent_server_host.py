@@ -270,38 +270,44 @@ async def _run_sdk_client(python: str, outer: Outer, model: scripted_model.Scrip
     assert {"ActionEvent", "ObservationEvent"} <= set(told["callbacks"])
 
 
-async def test_what_is_stored_on_the_host_reaches_the_agent(outer, model):
-    """Profiles and secrets; the nested server has neither, and could not even ask for them."""
-    llm = body(model)["agent"]["llm"]
-    assert (await outer.client.post("/api/profiles/scripted", json={"llm": llm})).is_success
+async def created_from_profile(outer: Outer, model: scripted_model.ScriptedModel, refs: list[str], **more: Any) -> str:
+    """Store a model and an agent on the host, and have it in a conversation; ``refs`` are the secrets it may have."""
+    asked = body(model, **more)
+    assert (await outer.client.post("/api/profiles/scripted", json={"llm": asked.pop("agent")["llm"]})).is_success
     profile = {"agent_kind": "openhands", "llm_profile_ref": "scripted", "tools": [{"name": "terminal"}]}
-    profile["secret_refs"] = ["FIRST", "SECOND"]
-    assert (await outer.client.post("/api/agent-profiles/worker", json=profile)).is_success
-    stored = {"name": "STORED", "value": "token-0123456789"}
-    assert (await outer.client.put("/api/settings/secrets", json=stored)).is_success
+    stored = await outer.client.post("/api/agent-profiles/worker", json={**profile, "secret_refs": refs})
+    assert stored.is_success, stored.text
     listed = (await outer.client.get("/api/agent-profiles")).json()
     profile_id = next(entry["id"] for entry in listed["profiles"] if entry["name"] == "worker")
-
-    address = f"{outer.url}/api/settings/secrets/STORED"
-    lookup = {"kind": "LookupSecret", "url": address, "headers": {"X-Session-API-Key": KEY}}
-    asked = {**body(model), "agent_profile_id": profile_id, "secrets": {"FIRST": lookup}}
-    del asked["agent"]
-    answer = await outer.client.post("/api/conversations", json=asked)
+    answer = await outer.client.post("/api/conversations", json={**asked, "agent_profile_id": profile_id})
     assert answer.status_code == 201, answer.text
     assert answer.json()["launched_agent_profile"]["agent_profile_id"] == profile_id
-    path = f"/api/conversations/{answer.json()['id']}"
-    more = {"SECOND": lookup, "THIRD": lookup}  # and the profile does not allow the third
-    assert (await outer.client.post(f"{path}/secrets", json={"secrets": more})).status_code == 200
+    return f"/api/conversations/{answer.json()['id']}"
+
+
+async def test_profiles_that_are_stored_on_the_host_reach_the_agent(outer, model):
+    """The nested server has none."""
+    path = await created_from_profile(outer, model, [], initial_message=message("run: true"))
+    await _until(lambda: has_finished(outer, path), "the agent has finished")
+    assert {seen.api_key for seen in model.requests} == {"sk-scripted"}
     assert (await outer.client.post(f"{path}/switch_profile", json={"profile_name": "scripted"})).status_code == 200
     refused = await outer.client.post(f"{path}/switch_profile", json={"profile_name": "none"})
     assert (refused.status_code, refused.json()["detail"]) == (404, "Profile 'none' not found")
 
-    await outer.client.post(
-        f"{path}/events", json=message("run: echo $FIRST $SECOND $THIRD. | rev")
-    )  # as values are masked
+
+async def test_secrets_that_are_stored_on_the_host_reach_the_agent_if_its_profile_allows_it(outer, model):
+    """The nested server has none, and could not even ask for them."""
+    stored = {"name": "STORED", "value": "token-0123456789"}
+    assert (await outer.client.put("/api/settings/secrets", json=stored)).is_success
+    address = f"{outer.url}/api/settings/secrets/STORED"
+    lookup = {"kind": "LookupSecret", "url": address, "headers": {"X-Session-API-Key": KEY}}
+    path = await created_from_profile(outer, model, ["FIRST", "SECOND"], secrets={"FIRST": lookup})
+    more = {"SECOND": lookup, "THIRD": lookup}
+    assert (await outer.client.post(f"{path}/secrets", json={"secrets": more})).status_code == 200
+    backwards = message("run: echo $FIRST $SECOND $THIRD. | rev")  # as values are masked
+    await outer.client.post(f"{path}/events", json=backwards)
     await _until(lambda: has_finished(outer, path), "the agent has finished")
     assert ". 9876543210-nekot 9876543210-nekot" in (await outer.client.get(f"{path}/events/search")).text
-    assert {seen.api_key for seen in model.requests} == {"sk-scripted"}
 
 
 async def test_webhooks_of_the_host_hear_of_conversations_in_loops(outer, model, surroundings):
