@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from loopnest import LoopFailed, LoopnestError, Reason
+from loopnest import LoopFailed, LoopnestError, NestedError, Reason
 from loopnest.deadline import limited
 from loopnest.models import utcnow
 from loopnest_docker import naming, pool
@@ -18,6 +18,7 @@ from loopnest_docker.facts import Slot
 from loopnest_docker.parts import Parts
 from loopnest_docker.secret_file import secret_archive
 from loopnest_nested import session_keys
+from loopnest_nested.client import NestedServer
 from loopnest_nested.readiness import until_alive
 
 _log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ _log = logging.getLogger(__name__)
 _INTERVAL: Final = 15.0
 #: Seconds beyond the start timeout after which a slot without a token is nobody's.
 _GRACE: Final = 10
+#: Seconds that warming up may take; a slot that is slower is given away as it is.
+_WARM_UP: Final = 5.0
 
 
 class Filler:
@@ -151,8 +154,12 @@ class Filler:
         if ended:
             raise LoopFailed("A nested server of the pool ended before it was ready.", reason=Reason.EXITED_EARLY)
         if server:
-            # Servers load on the first such request what they left out of their start: a tenth of a second and more.
-            await parts.dialect.agent_status(server, pool.NOBODY_YET.conversation_id)
+            await self._warm_up(server)
+
+    async def _warm_up(self, server: NestedServer) -> None:
+        """Have the server load what it left out of its start, a tenth of a second and more; it is as good without."""
+        with contextlib.suppress(NestedError, asyncio.TimeoutError):
+            await limited(self._parts.dialect.agent_status(server, pool.NOBODY_YET.conversation_id), _WARM_UP)
 
     async def _slot(self, container_id: str) -> Slot:
         self._parts.inventory.touch(container_id)

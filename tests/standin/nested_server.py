@@ -3,7 +3,7 @@
 It proves nothing about the real server, which has tests of its own; it stands in where the engine is what is tested,
 or where hundreds are needed. ``STANDIN`` says how it behaves: ``normal``, ``exit`` (before it is ready), ``never``
 (ready), ``hog`` (memory, before it is ready), ``refuse`` (conversations), ``slow`` (two seconds to become ready),
-``deaf`` (to SIGTERM).
+``deaf`` (to SIGTERM), ``upset`` (500 for conversations that it hasn't).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
             return None
         found = CONVERSATION.match(self.path.split("?")[0])
         if not found or not self.file(found[1]).exists():
-            return self.answer(404, {"detail": "Not found"})
+            return self.answer(500 if MODE == "upset" else 404, {"detail": "Not found"})
         events = [json.loads(line) for line in self.file(found[1]).read_text().splitlines()]
         if (found[2] or "") == "/events/search":
             return self.answer(200, {"items": events, "next_page_id": None})
