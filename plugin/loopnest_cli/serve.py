@@ -44,6 +44,7 @@ def agent_server(
     built = application.build(loops=loops)
     _warn_if_open(host)
     typer.echo(f"Serving the agent server's API on http://{_reachable(host)}:{port}", err=True)
+    gc.collect()
     gc.freeze()  # or the collector looks at all that was imported again and again, and nothing is served meanwhile
     uvicorn.run(built, host=host, port=port, log_level="info" if options.verbosity else "warning")
 
