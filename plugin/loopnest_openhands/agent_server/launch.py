@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from loopnest import LoopnestError, Reason
-from loopnest_openhands.agent_server.upstream import Stock
+from loopnest_openhands.agent_server.upstream import Stock, stored_settings
 
 #: The context in which the agent server's models show their secrets.
 PLAIN: Final = {"expose_secrets": "plaintext"}
@@ -171,9 +171,7 @@ def _launched_by(profile: Any) -> dict[str, str]:
 
 
 def _read_stores(launch: Any, start: Any, config: Any) -> tuple[Any, Any]:
-    persistence = _module("openhands.agent_server.persistence")
-    settings = persistence.get_settings_store(config).load() or persistence.PersistedSettings()
-    stores = launch.server_launch_stores(settings, config.cipher)
+    stores = launch.server_launch_stores(stored_settings(config), config.cipher)
     secrets = launch.request_secrets(start, config.cipher)
     return secrets, launch.launch_source(start, lambda: stores, config.cipher)
 

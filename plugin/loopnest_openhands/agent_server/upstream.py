@@ -112,13 +112,22 @@ def _tracing() -> dict[str, str]:
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
-def _gives_memory(config: Any) -> bool:
+def stored_settings(config: Any) -> Any:
+    """The agent server's stored settings, or its defaults where none are stored or they can't be read.
+
+    As upstream does: what needs nothing of the settings starts without them.
+    """
+    persistence = _module("persistence")
     try:
-        settings = _module("persistence").get_settings_store(config).load()
-    except OSError as error:  # as upstream: what needs nothing of the settings starts without them
+        settings = persistence.get_settings_store(config).load()
+    except OSError as error:
         _log.warning("Can't read the agent server's settings: %s", error)
-        return False
-    context = settings.agent_settings.agent_context if settings else None
+        settings = None
+    return settings or persistence.PersistedSettings()
+
+
+def _gives_memory(config: Any) -> bool:
+    context = stored_settings(config).agent_settings.agent_context
     return bool(context and context.load_memory)
 
 

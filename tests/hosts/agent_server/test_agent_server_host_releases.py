@@ -1,0 +1,78 @@
+"""What is stored on the host, by the real stores of the tested releases: each resolves requests in its own way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ...e2e.conftest import missing
+
+PROGRAM = Path(__file__).parents[1] / "packages" / "agent_server_stores.py"
+VARIABLE = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
+LAUNCHED = "OH_RUNTIME_LAUNCHED_PROFILE"
+RELEASES = {"1.58.0": "", "1.54.0": "_1_54", "1.49.0": "_1_49"}
+TRACES = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=token"}
+
+
+@pytest.fixture(scope="module", params=list(RELEASES))
+def release(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def told(release: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    variable = VARIABLE + RELEASES[release]
+    if variable not in os.environ:
+        what = f"{variable} names no interpreter with openhands-agent-server {release} and loopnest"
+        missing(what, f"'.ci/servers' makes one, named agent-server-{release}")
+    directory = tmp_path_factory.mktemp("host")
+    own = {
+        "COLUMNS": "1000",
+        "HOME": str(directory),
+        "OH_PERSISTENCE_DIR": str(directory / "stores"),
+        "OH_SECRET_KEY": "secret",
+    }
+    command = [os.environ[variable], str(PROGRAM), str(directory / "stores" / "settings.json")]
+    environment = {**os.environ, **own, **TRACES, "OTEL_SERVICE_NAME": "host"}
+    ran = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    answer: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return {**answer, "log": ran.stderr}
+
+
+def agent(resolved: dict[str, Any]) -> dict[str, Any]:
+    body = resolved["body"]
+    found: dict[str, Any] = body.get("agent") or body["agent_settings"]
+    return found
+
+
+@pytest.mark.parametrize("case", ["plain", "remembering", "unreadable"])
+def test_a_profile_reaches_the_nested_server_with_the_key_that_is_stored_here(told, case):
+    body, variables = told[case]["body"], told[case]["variables"]
+    assert agent(told[case])["llm"]["api_key"] == "sk-stored"
+    assert json.loads(variables[LAUNCHED])["agent_profile_id"] == told["profile"]
+    assert not body.get("agent_profile_id")
+    assert not body.get("secrets_encrypted")
+    assert {name: it["value"] for name, it in body["secrets"].items()} == {"ALLOWED": "value of ALLOWED"}
+
+
+def test_stored_settings_give_every_agent_a_memory(told):
+    remembering = told["remembering"]
+    assert remembering["memory"]
+    assert agent(remembering)["agent_context"]["load_memory"]
+    assert not told["plain"]["memory"]
+    assert not (agent(told["plain"]).get("agent_context") or {}).get("load_memory")
+
+
+def test_settings_that_cant_be_read_are_said_so_and_keep_no_conversation_from_its_start(told):
+    assert not told["unreadable"]["memory"]
+    assert "Can't read the agent server's settings" in told["log"]
+
+
+def test_traces_go_where_the_docker_mode_of_the_release_sends_them(told, release):
+    assert told["variables"] == (TRACES if release == "1.58.0" else {})
