@@ -13,8 +13,9 @@ from pydantic import SecretStr
 from loopnest import StartLoop
 
 MASK: Final = "**********"
-#: Characters of the shortest value that is masked.
-SHORTEST: Final = 8
+#: Characters of the shortest value that is masked, and of the shortest that is masked within a word too.
+SHORTEST: Final = 4
+_WITHIN_WORDS: Final = 8
 _SECRET_KEY: Final = re.compile(r"key|token|secret|password|passwd|credential|authorization|cookie", re.IGNORECASE)
 
 
@@ -26,14 +27,15 @@ def secrets_of(request: StartLoop) -> tuple[SecretStr, ...]:
 def redacted(text: str, secrets: Iterable[SecretStr]) -> str:
     """Return ``text`` without ``secrets``: as they are, as JSON or Python would quote them, and as URLs would.
 
-    Values of fewer than `SHORTEST` characters stay. Variables count as secrets whatever is in them, and without every
-    ``1`` and ``true`` nobody could read the text, while their masks would tell what they are; nor is so short a value
-    one that can be kept secret, as it is guessed.
+    Values of fewer than `SHORTEST` characters stay, as they are guessed anyway, and those of fewer than eight are
+    masked where they stand alone: variables count as secrets whatever is in them, and nobody could read a text without
+    every ``1``, while its masks would tell what they hide.
     """
     values = (secret.get_secret_value() for secret in secrets)
     forms = {form for value in values if len(value) >= SHORTEST for form in _forms(value)}
     for form in sorted(forms, key=len, reverse=True):  # a secret may begin with another one
-        text = text.replace(form, MASK)
+        pattern = re.escape(form)
+        text = re.sub(pattern if len(form) >= _WITHIN_WORDS else rf"(?<!\w){pattern}(?!\w)", MASK, text)
     return text
 
 

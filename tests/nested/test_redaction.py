@@ -68,11 +68,17 @@ def test_a_secret_that_begins_with_another_one_goes_whole():
     assert redacted("abcdefghijkl", [SecretStr("abcdefgh"), SecretStr("abcdefghijkl")]) == MASK
 
 
-@pytest.mark.parametrize("value", ["", "1", "true", "4317", "7 chars"])
+@pytest.mark.parametrize("value", ["", "1", "all", "tru", "431", "rue of"])
 def test_a_value_too_short_to_be_a_secret_garbles_nothing(value):
-    text = "exit code 1: true of 7 chars at port 4317"
+    text = "exit code 1: true of all at port 4317"
     assert redacted(text, [SecretStr(value)]) == text
 
 
-def test_the_shortest_value_that_is_masked_is_a_usual_password_s():
-    assert redacted("is 8 chars!", [SecretStr("8 chars!")]) == f"is {MASK}"
+@pytest.mark.parametrize("value", ["1234", "hunter2", "pa$$", "p w d"])
+def test_a_short_secret_is_masked_where_it_stands_alone(value):
+    text = f"TOKEN={value} https://me:{value}@example.org x{value}x"
+    assert redacted(text, [SecretStr(value)]) == f"TOKEN={MASK} https://me:{MASK}@example.org x{value}x"
+
+
+def test_a_longer_secret_is_masked_within_a_word_too():
+    assert redacted("is_8_chars!_", [SecretStr("8_chars!")]) == f"is_{MASK}_"
