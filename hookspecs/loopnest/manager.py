@@ -41,6 +41,7 @@ from loopnest.selection import new_plugin_manager, register, require_strategy, s
 from loopnest.settings import Configuration, LoopnestSettings
 from loopnest.specs import HostContext
 from loopnest.starts import Starts, join
+from loopnest.turns import Turns
 
 _log = logging.getLogger(__name__)
 UserId = str | Everyone | None
@@ -69,6 +70,7 @@ class LoopManager:
         self._outcomes = Outcomes(settings.strategy, self._records, self._starts, self._changes)
         self._send_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._life_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns()
         self._closing = False
         self._one_shot = False
 
@@ -237,6 +239,7 @@ class LoopManager:
         return await self._calls.send_event(conversation_id, event, user_id)
 
     async def _list(self, query: LoopQuery) -> list[Loop]:
+        await self._turns.mine()  # every operation comes by here first
         unfiltered = query.model_copy(update={"statuses": None})
         listed = await self._calls.list_loops(unfiltered)
         loops = merge(listed, self._starts.all().values(), self._records.all().values())

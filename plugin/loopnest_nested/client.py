@@ -18,6 +18,7 @@ from pydantic import JsonValue, SecretStr
 
 from loopnest import NestedError, Reason
 from loopnest.deadline import limited
+from loopnest.turns import Turns
 from loopnest_nested.pools import PoolPerServer
 from loopnest_nested.redaction import redacted
 
@@ -49,11 +50,10 @@ class _Client(httpx.AsyncClient):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._turn = asyncio.Lock()
+        self._turns = Turns()
 
     async def request(self, *args: Any, **options: Any) -> httpx.Response:
-        async with self._turn:
-            await asyncio.sleep(0)
+        await self._turns.mine()
         return await super().request(*args, **options)
 
 

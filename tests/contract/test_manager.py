@@ -152,6 +152,7 @@ async def test_a_hundred_starts_at_once_are_one(opened):
     async with opened(strategy) as loops:
         waiting = [asyncio.ensure_future(loops.start_loop(start())) for _ in range(100)]
         await strategy.entered.wait()
+        await loops.list_loops()  # whose turn comes after theirs
         strategy.gate.set()
         assert len({id(loop) for loop in await asyncio.gather(*waiting)}) == 1
         assert strategy.calls == 1
