@@ -19,6 +19,7 @@ class Row:
         samples: in the order of the rounds, so that two rows of one work are pairs.
         calls: to the engine for one call.
         stall: the event loop's longest; ``own_stall`` without the time it waited for a processor.
+        stalls: the longest of each round, where it is their median that counts.
         memory: of the program's process, in bytes, after the work.
     """
 
@@ -30,6 +31,7 @@ class Row:
     calls: float | None = None
     stall: float | None = None
     own_stall: float | None = None
+    stalls: list[tuple[float, float]] = field(default_factory=list)
     memory: int | None = None
     note: str = ""
 
