@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 
-from loopnest import LoopManager
+from loopnest import LoopManager, LoopnestError
 
 _log = logging.getLogger(__name__)
 
 
 async def log_findings(loops: LoopManager) -> None:
     """Log what ``loopnest doctor`` would complain about, such as an image whose version is not this host's."""
-    for finding in await loops.diagnose():
+    try:
+        findings = await loops.diagnose()
+    except LoopnestError as error:
+        _log.warning("What the loops need could not be examined: %s 'loopnest doctor' tries again.", error)
+        return
+    for finding in findings:
         if finding.level != "ok":
             _log.warning("%s: %s %s", finding.check, finding.message, finding.advice or "")

@@ -44,8 +44,11 @@ class Loops:
                 self._spawn(log_findings(self.manager))
                 async for change in changes:
                     await self._notice(change, versions)
-        except Exception as error:  # noqa: BLE001 - it is told to those who wait
-            opening.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - it is told to those who wait, or to the operator
+            if opening.done():
+                _log.exception("Sandboxes are not followed any more.")
+            else:
+                opening.set_exception(error)
         finally:
             await versions.aclose()
 
