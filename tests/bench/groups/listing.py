@@ -22,7 +22,8 @@ _MANY, _TOO_MANY = 50, 100
 
 
 def run(stage: Stage) -> None:
-    """For each number of loops, program by program in turn, round by round."""
+    """For each number of loops, program by program in turn, round by round; with none that other groups made."""
+    stage.fleet.clear()
     for size in stage.sizes:
         if not stage.fleet_fits(size):
             stage.remark(f"{size} running containers do not fit into this machine's memory; left out.")
