@@ -55,6 +55,7 @@ def variables(directory: Path) -> dict[str, str]:
         OH_PERMITTED_CORS_ORIGINS_0="https://one.example.org",
         OH_PERMITTED_CORS_ORIGINS_1="https://two.example.org",
         OH_USER_KIND="header_users.HeaderUsers",
+        COLUMNS="200",  # in which the server wraps what it logs
     )
 
 
