@@ -63,8 +63,8 @@ class Keeper:
     async def _is_abandoned(self, container: Facts) -> bool:
         """Whether a start was interrupted so long ago that nobody can still be at it.
 
-        A nested server that does not answer, or that of a bare loop, may have somebody's work in it; one that answers,
-        and does not know its conversation, never had any.
+        A nested server that does not answer, or can't be asked, or that of a bare loop, may have somebody's work in it;
+        one that answers, and does not know its conversation, never had any.
         """
         limit = timedelta(seconds=self._parts.settings.start_timeout + _GRACE)
         if utcnow() - container.created_at < limit or self._parts.view.is_ready(container):
@@ -72,6 +72,8 @@ class Keeper:
         if container.state == "created":
             return True
         if not container.up or container.conversation is None or self._parts.view.foreign(container):
+            return False
+        if self._parts.view.server(container) is None:  # as where its host had another 'port' or 'url_template'
             return False
         loop = await self._parts.view.loop(container)
         return loop.status is LoopStatus.STARTING and loop.reason is None
