@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from processes import inherited
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -49,17 +51,12 @@ def interpreter(name: str, cache: Path) -> str:
 
 def variables(**more: str) -> dict[str, str]:
     """The environment of every program: nobody's configuration, and this package on its path."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("LOOPNEST_", "OH_", "LLM_", "TOX_", "VIRTUAL_ENV", "PYTHONHOME"))
-    }
     return {
-        **kept,
+        **inherited(),
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "OPENHANDS_SUPPRESS_BANNER": "1",
         "LOG_LEVEL": "ERROR",
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         **more,
     }

@@ -62,7 +62,7 @@ class Fleet:
         """Remove all."""
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(self._remove, self._ids.values()))
-        self.keys, self._ids = [], {}
+        self.keys, self._ids, self._named = [], {}, "loopnest"
 
     def forget(self, keys: list[str]) -> None:
         """Somebody else removed these."""

@@ -61,6 +61,8 @@ def _run(stage: Stage, name: str) -> None:
     except Exception as error:  # noqa: BLE001 - the other groups have their turn
         stage.console.print_exception()
         stage.remark(f"{name} ended early: {error}")
+    finally:
+        stage.clear()
 
 
 def _print(stage: Stage, where: dict[str, object]) -> None:

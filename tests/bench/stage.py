@@ -58,19 +58,17 @@ class Stage:
     def __enter__(self) -> Stage:
         self._namespaces = {self.namespace}
         self.engine = docker.APIClient(version="auto", timeout=300, max_pool_size=8)
-        self._stack.callback(self._sweep)
+        self._stack.callback(self.engine.close)
         self.proxy = EngineProxy(self.directory / "engine.sock")
         self.proxy.up()
         self._stack.callback(self.proxy.down)
         self.port = free_port()
         self._responder()
         self.fleet = Fleet(self.engine, self.namespace, self.secret, STANDIN, self.port)
-        self._stack.callback(self.fleet.clear)
+        self._stack.callback(self.clear)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for program in self._programs.values():
-            program.close()
         self._stack.close()
 
     # --- programs ---------------------------------------------------------------------------------------------------
@@ -83,11 +81,6 @@ class Stage:
             log = self.directory / f"{key.replace(' ', '-')}.log"
             self._programs[key] = Program(python, name, log, variables(**more), options)
         return self._programs[key]
-
-    def end(self, key: str) -> None:
-        """End a program, so that its memory and threads are in nobody's way."""
-        if program := self._programs.pop(key, None):
-            program.close()
 
     def manager(
         self, key: str = "manager", engine: str | None = None, *, apart: str = "", **docker_settings: Any
@@ -156,18 +149,29 @@ class Stage:
         """Remove what a peer left."""
         self._remove({"name": f"^/{prefix}"})
 
-    def _remove(self, filters: dict[str, str]) -> None:
-        for entry in self.engine.containers(all=True, filters=filters):
-            with contextlib.suppress(NotFound, APIError):
-                self.engine.remove_container(entry["Id"], force=True, v=True)
+    def clear(self) -> None:
+        """End all programs and remove all containers, so that a group is measured as if it were alone.
 
-    def _sweep(self) -> None:
+        Programs that live on would fill their pools and, where their settings differ from those of another group,
+        take its containers for starts that were interrupted, and remove them.
+        """
+        for program in self._programs.values():
+            program.close()
+        self._programs.clear()
+        self.proxy.delay = 0
+        self.fleet.clear()
+        for prefix in (f"oh-{self.namespace}-", "openhands-runtime-bench"):
+            self.remove_named(prefix)
         for namespace in self._namespaces:
             try:
                 clear(self.engine, namespace)
             except APIError as error:  # engines forget to take away endpoints of containers that they removed
                 self.say(f"[yellow]{error.explanation}[/]")
-        self.engine.close()
+
+    def _remove(self, filters: dict[str, str]) -> None:
+        for entry in self.engine.containers(all=True, filters=filters):
+            with contextlib.suppress(NotFound, APIError):
+                self.engine.remove_container(entry["Id"], force=True, v=True)
 
     def _responder(self) -> None:
         process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("responder.py")), str(self.port)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,9 +17,9 @@ import pytest
 import docker
 from loopnest_cli.scripted_model import serve
 from loopnest_docker import naming
-from loopnest_docker.engine import Engine
-from loopnest_docker.network import Network
-from loopnest_docker.settings import DockerSettings
+
+from ..namespaces import gateway
+from ..processes import inherited
 
 PROGRAM = [sys.executable, "-c", "from loopnest_cli.app import main; main()"]
 COMMAND = 'run: echo "six times seven is $((6 * 7))"'
@@ -47,8 +46,7 @@ class Shell:
 
 @pytest.fixture
 def environment(namespace: str, tmp_path: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LOOPNEST_", "LLM_"))}
-    return {**kept, "LOOPNEST_NAMESPACE": namespace, "LOOPNEST_STATE_DIR": str(tmp_path / "state")}
+    return {**inherited(), "LOOPNEST_NAMESPACE": namespace, "LOOPNEST_STATE_DIR": str(tmp_path / "state")}
 
 
 @pytest.fixture
@@ -56,10 +54,7 @@ async def shell(
     environment: dict[str, str], namespace: str, agent_server_image: str, tmp_path: Path
 ) -> AsyncIterator[Shell]:
     """With a model that loops reach through their network's gateway."""
-    engine = Engine(DockerSettings().engine)
-    gateway = await Network(engine, DockerSettings(), namespace).gateway()
-    await engine.aclose()
-    with serve(gateway) as model:
+    with serve(await gateway(namespace)) as model:
         environment["LLM_MODEL"], environment["LLM_API_KEY"] = "openai/scripted", "sk-scripted"
         environment["LLM_BASE_URL"] = model.url
         environment["LOOPNEST_DOCKER__HOST_ACCESS"] = f"[{httpx.URL(model.url).port}]"

@@ -15,7 +15,7 @@ _MEMORY = 2 << 30
 
 def run(stage: Stage) -> None:
     """1, 4 and 16 at once, in turn; each sample is the time until all are up."""
-    manager = stage.manager("manager of stand-ins")
+    manager = stage.manager()
     manager.call("start", key=str(uuid.uuid4()))  # the network, and its rules
     floor = stage.floor()
     for count in (1, 4, 16):
@@ -24,7 +24,6 @@ def run(stage: Stage) -> None:
             _floor(stage, floor, count)
             if stage.has("app server"):
                 _app_server(stage, count)
-    stage.end("manager of stand-ins")
 
 
 def _ours(stage: Stage, manager: Program, count: int) -> None:

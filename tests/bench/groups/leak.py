@@ -18,7 +18,7 @@ _LOOKS = 10
 
 def run(stage: Stage) -> None:
     """500 cycles; what the first 40 need for good is not counted."""
-    manager = stage.manager("manager of cycles", close_timeout=2)
+    manager = stage.manager(close_timeout=2)
     row = stage.results.row("leak", "start and close with removal", stage.cycles, OURS)
     footprints, before = [], _objects(stage)
     for done in range(0, stage.cycles, _AT_ONCE):
@@ -30,7 +30,6 @@ def run(stage: Stage) -> None:
     row.note = f"{_growth(footprints)}; " + ", ".join(
         f"{name} {now - before[name]:+d}" for name, now in _objects(stage).items()
     )
-    stage.end("manager of cycles")
 
 
 def _cycle(stage: Stage, manager: Program) -> float:

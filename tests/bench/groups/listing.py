@@ -10,6 +10,7 @@ from bench.stage import Stage
 
 #: By the work, what each program is asked for.
 LIST, LIST_PROBED, LIST_IDS = "list with status", "list, all nested servers asked", "list of ids"
+_LISTINGS = {LIST, LIST_PROBED, LIST_IDS}
 RUNNING, START = "is running", "start of a running loop"
 _WORKS: dict[str, dict[str, str]] = {
     OURS: {LIST: "list", LIST_PROBED: "probe", LIST_IDS: "list", RUNNING: "get", START: "start"},
@@ -22,8 +23,7 @@ _MANY, _TOO_MANY = 50, 100
 
 
 def run(stage: Stage) -> None:
-    """For each number of loops, program by program in turn, round by round; with none that other groups made."""
-    stage.fleet.clear()
+    """For each number of loops, program by program in turn, round by round."""
     for size in stage.sizes:
         if not stage.fleet_fits(size):
             stage.remark(f"{size} running containers do not fit into this machine's memory; left out.")
@@ -35,7 +35,6 @@ def run(stage: Stage) -> None:
         for index in range(rounds):
             for program in _programs(stage):
                 _measure(stage, program, size, last=index == rounds - 1)
-    stage.fleet.name_for("loopnest")
 
 
 def _programs(stage: Stage) -> list[str]:
@@ -55,6 +54,8 @@ def _measure(stage: Stage, name: str, size: int, *, last: bool) -> None:
         row.memory = program.footprint().memory
         if answer.errors:
             stage.remark(f"{work}, {name}, {size} loops: {answer.errors[0][:200]}")
+        elif work in _LISTINGS and set(answer.results) != {size}:
+            stage.remark(f"{work}, {name}: it found {answer.results} loops, not {size}.")
     if last and (name == OURS or size <= _TOO_MANY):
         _count(stage, name, size)
     _copy_probed(stage, name, size)

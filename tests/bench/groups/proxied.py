@@ -25,7 +25,6 @@ def run(stage: Stage) -> None:
             _measure(stage, name, outer, keys[name])
     for name, outer in outers.items():
         outer.call("close", key=keys[name])
-    stage.end("loopnest as host")
 
 
 def _ours(stage: Stage) -> Program:

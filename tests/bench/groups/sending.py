@@ -29,7 +29,6 @@ def run(stage: Stage) -> None:
             upstream = stage.program("upstream")
             upstream.call("open", store=str(stage.directory / "upstream"))
             _measure(stage, "upstream", upstream, [{"key": key} for key in keys])
-    stage.fleet.name_for("loopnest")
 
 
 def _measure(stage: Stage, name: str, program: Program, calls: list[dict[str, Any]]) -> None:

@@ -29,8 +29,6 @@ def run(stage: Stage) -> None:
     if stage.has("upstream"):
         stage.fleet.name_for("upstream")
         _upstream(stage)
-        stage.fleet.name_for("loopnest")
-    stage.proxy.delay = 0
 
 
 def _round(stage: Stage) -> None:

@@ -71,7 +71,6 @@ def run(stage: Stage) -> None:
         stage.say(f"start: round {index + 1}")
         for subject in subjects:
             subject(index)
-    stage.remove_named("openhands-runtime-bench")
 
 
 def agent_server(stage: Stage, name: str = "agent server", *options: str, **variables: str) -> Program:
