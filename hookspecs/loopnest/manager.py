@@ -239,7 +239,7 @@ class LoopManager:
         return await self._calls.send_event(conversation_id, event, user_id)
 
     async def _list(self, query: LoopQuery) -> list[Loop]:
-        await self._turns.mine()  # every operation comes by here first
+        await self._turns.mine()  # every hook's call looks its loop up here first
         unfiltered = query.model_copy(update={"statuses": None})
         listed = await self._calls.list_loops(unfiltered)
         loops = merge(listed, self._starts.all().values(), self._records.all().values())

@@ -17,5 +17,7 @@ class Turns:
 
     async def mine(self) -> None:
         """Return when it is this caller's turn."""
+        waits = self._turn.locked()
         async with self._turn:
-            await asyncio.sleep(0)
+            if not waits:  # who waited was woken in a turn of its own
+                await asyncio.sleep(0)

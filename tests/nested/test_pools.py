@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import httpx
+import pytest
 
 from loopnest_nested import pools
 from loopnest_nested.client import new_http_client
@@ -103,3 +105,35 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch):
         assert (await http.get(direct.url)).status_code == httpx.codes.OK
         await http.aclose()
         await direct.ended.wait()
+
+
+async def test_a_redirect_is_an_answer_like_any_other():
+    async with listening(status=307, headers="Location: /elsewhere\r\n") as one, new_http_client() as http:
+        assert (await http.get(one.url, follow_redirects=True)).status_code == 307
+        assert len(one.requests) == 1
+        await http.aclose()
+        await one.ended.wait()
+
+
+async def test_a_request_looks_for_no_module_on_the_disk(monkeypatch):
+    async with listening() as one, new_http_client() as http:
+        await http.get(one.url)
+        missing: list[str] = []
+
+        class Finder:
+            find_spec = staticmethod(lambda name, *_: missing.append(name))
+
+        monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+        await http.get(one.url)
+        assert missing == []
+        await http.aclose()
+        await one.ended.wait()
+
+
+async def test_a_closed_client_opens_no_connection():
+    http = new_http_client()
+    await http.aclose()
+    async with listening() as one:
+        with pytest.raises(RuntimeError, match="closed"):
+            await http.get(one.url)
+        assert one.connections == 0
