@@ -14,7 +14,7 @@ import psutil
 
 #: Begins the variables that configure loopnest, hosts and models. And a server that compiles all its modules anew takes
 #: three quarters of a minute to start.
-_LEFT_OUT = ("LOOPNEST_", "OH_", "LLM_", "PYTHONDONTWRITEBYTECODE")
+_LEFT_OUT = ("LOOPNEST_", "OH_", "LLM_", "OTEL_", "LMNR_", "OPENHANDS_OBSERVABILITY_", "PYTHONDONTWRITEBYTECODE")
 
 
 def inherited() -> dict[str, str]:

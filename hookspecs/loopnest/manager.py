@@ -18,10 +18,9 @@ from weakref import WeakValueDictionary
 from loopnest.asyncpluggy import AsyncPluginManager
 from loopnest.calls import Calls
 from loopnest.changes import Changes
-from loopnest.errors import InvalidRequest, LoopFailed, LoopnestError, LoopNotFound, Reason
+from loopnest.errors import LoopFailed, LoopnestError, LoopNotFound, Reason
 from loopnest.listing import merge
 from loopnest.models import (
-    CONVERSATION_ID,
     Closed,
     Control,
     Delivery,
@@ -42,6 +41,7 @@ from loopnest.settings import Configuration, LoopnestSettings
 from loopnest.specs import HostContext
 from loopnest.starts import Starts, join
 from loopnest.turns import Turns
+from loopnest.validation import check_conversation_id
 
 _log = logging.getLogger(__name__)
 UserId = str | Everyone | None
@@ -246,11 +246,7 @@ class LoopManager:
         return query.select(loops)
 
     async def _find(self, conversation_id: str, *, probe: bool = False) -> Loop | None:
-        if not isinstance(conversation_id, str) or not CONVERSATION_ID.match(conversation_id):
-            raise InvalidRequest(
-                f"'conversation_id' must be 1 to 64 letters, digits, '-' or '_', beginning with a letter or digit, "
-                f"not {conversation_id!r:.80}."
-            )
+        check_conversation_id(conversation_id)
         query = LoopQuery(user_id=EVERYONE, conversation_ids=frozenset({conversation_id}), probe=probe)
         return next(iter(await self._list(query)), None)
 

@@ -7,20 +7,14 @@ through unread are left out of ``repr``. All times are timezone-aware and in UTC
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
 from loopnest.owners import NOBODY, Everyone, NonEmpty, UserScope, owner_of
-
-CONVERSATION_ID: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
-
-ConversationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-#: Of an environment variable, as shells take it: nested servers may be started by one.
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+from loopnest.validation import ConversationId, VariableName
 
 
 def utcnow() -> datetime:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, SecretStr, StringConstraints, ValidationE
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from loopnest.errors import ConfigurationError
+from loopnest.validation import field_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -183,7 +184,7 @@ class Configuration:
             ) from None
 
     def _problem(self, error: dict[str, Any], model: type[BaseModel], plugin: str | None) -> str:
-        path = [str(part) for part in error["loc"]]
+        path = field_of(error["loc"]).split(".")
         place = _variable(path) or self.source or "Configuration"
         below = path[1:] if plugin else path
         dotted = ".".join(["loopnest", *([plugin] if plugin else []), *below])

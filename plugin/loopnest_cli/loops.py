@@ -23,10 +23,11 @@ from loopnest import (
     Message,
     StartLoop,
 )
+from loopnest.validation import made
 from loopnest_cli.options import AsJson, ConversationId, ShowKeys, User, new_app
 from loopnest_cli.output import Column, age, plain, print_json, print_table, printable
 from loopnest_cli.progress import changes_shown
-from loopnest_cli.request import environment, made, raw_event, secrets, text
+from loopnest_cli.request import environment, raw_event, secrets, text
 from loopnest_cli.runner import animated, manager, run, scope
 
 app = new_app()

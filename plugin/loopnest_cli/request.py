@@ -5,29 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
 
 import typer
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from loopnest import Event, InvalidRequest, RawEvent, Secret
-
-_T = TypeVar("_T")
-
-
-def made(model: Callable[..., _T], /, **values: Any) -> _T:
-    """Build a model of the contract.
-
-    Raises:
-        InvalidRequest: names what is wrong with which field.
-    """
-    try:
-        return model(**values)
-    except ValidationError as error:
-        problems = (f"'{'.'.join(map(str, problem['loc']))}': {problem['msg']}" for problem in error.errors())
-        raise InvalidRequest("; ".join(problems) + ".") from None
+from loopnest.validation import made
 
 
 def environment(pairs: Iterable[str], file: Path | None) -> dict[str, SecretStr]:

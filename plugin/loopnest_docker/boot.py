@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from pydantic import SecretStr
-
 from loopnest import LoopFailed, NestedError, Reason, StartLoop
 from loopnest.deadline import limited
 from loopnest_docker.container import place_of
@@ -15,7 +13,6 @@ from loopnest_docker.failure import explain_death, log_tail
 from loopnest_docker.parts import Parts
 from loopnest_nested.client import NestedServer
 from loopnest_nested.readiness import until_alive
-from loopnest_nested.redaction import secrets_of
 
 
 class Boot:
@@ -24,6 +21,7 @@ class Boot:
     def __init__(self, parts: Parts, container: Facts, request: StartLoop) -> None:
         self._parts, self._container, self._request = parts, container, request
         self._deadline = time.monotonic() + parts.settings.start_timeout
+        parts.requested.keep(request)
 
     async def finish(self) -> None:
         """Wait for the nested server while the network is being closed, then make sure that it has the conversation.
@@ -78,16 +76,13 @@ class Boot:
         return max(1.0, self._deadline - time.monotonic())
 
     async def _explained(self) -> LoopFailed:
-        return await explain_death(self._parts.engine, self._container, self._secrets(), early=True)
+        secrets = self._parts.secrets(self._container)
+        return await explain_death(self._parts.engine, self._container, secrets, early=True)
 
     async def _late(self, words: str) -> LoopFailed:
         return LoopFailed(
             f"The nested server {words} within {self._parts.settings.start_timeout:g} s "
             f"('loopnest.docker.start_timeout').",
             reason=Reason.START_TIMEOUT,
-            log_tail=await log_tail(self._parts.engine, self._container.id, self._secrets()),
+            log_tail=await log_tail(self._parts.engine, self._container.id, self._parts.secrets(self._container)),
         )
-
-    def _secrets(self) -> tuple[SecretStr, ...]:
-        """Everything that must not appear in quoted log lines."""
-        return (*secrets_of(self._request), *self._parts.secrets(self._container))

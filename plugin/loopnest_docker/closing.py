@@ -42,6 +42,7 @@ class Closer:
         with self._expecting(container), contextlib.suppress(NotOnEngine, EngineConflict):
             await self._parts.engine.call("remove_container", container.id, force=True, v=True)
         self._parts.view.forget(container)
+        self._parts.requested.forget(container.loop.conversation_id)
         self._parts.inventory.touch(container.id)
 
     async def stop(self, container: Facts, *, seconds: float) -> None:

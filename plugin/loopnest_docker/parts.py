@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
@@ -15,6 +15,7 @@ from loopnest_docker.network import Network
 from loopnest_docker.settings import DockerSettings
 from loopnest_docker.view import View
 from loopnest_nested.dialects import Dialect
+from loopnest_nested.redaction import RequestSecrets
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,10 @@ class Parts:
     network: Network
     inventory: Inventory
     view: View
+    requested: RequestSecrets = field(default_factory=RequestSecrets, repr=False)
 
     def secrets(self, container: Facts) -> tuple[SecretStr, ...]:
         """What the nested server knows and nobody may read in its log."""
         keys = self.view.keys(container)
-        return (keys.session, keys.at_rest, *self.settings.secret_environment.values())
+        requested = self.requested.of(container.loop.conversation_id)
+        return (keys.session, keys.at_rest, *self.settings.secret_environment.values(), *requested)

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, StringConstraints, field_validator
 
-from loopnest.models import VariableName
+from loopnest.validation import VariableName
 
 MEBIBYTE: Final = 1024 * 1024
 Port = Annotated[int, Field(ge=1, le=65535)]

@@ -1,4 +1,4 @@
-"""Keeps the secrets of a request out of what a nested server says about it."""
+"""Keeps the secrets of a request out of what a nested server says, then and later."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pydantic import SecretStr
 from loopnest import StartLoop
 
 MASK: Final = "**********"
-#: Characters of the shortest value that is masked, and of the shortest that is masked within a word too.
-SHORTEST: Final = 4
-_WITHIN_WORDS: Final = 8
-_SECRET_KEY: Final = re.compile(r"key|token|secret|password|passwd|credential|authorization|cookie", re.IGNORECASE)
+#: Characters of the shortest secret that is masked: shorter ones are guessed anyway, and no text has none of them.
+_SHORTEST: Final = 4
+#: Characters of the shortest value of a variable, or line of a longer secret, that is a secret whatever its name is.
+_TELLING: Final = 8
+_SECRET_KEY: Final = re.compile(r"key|token|secret|pass|pwd|credential|authorization|cookie", re.IGNORECASE)
 
 
 def secrets_of(request: StartLoop) -> tuple[SecretStr, ...]:
@@ -25,22 +26,43 @@ def secrets_of(request: StartLoop) -> tuple[SecretStr, ...]:
 
 
 def redacted(text: str, secrets: Iterable[SecretStr]) -> str:
-    """Return ``text`` without ``secrets``: as they are, as JSON or Python would quote them, and as URLs would.
+    """Return ``text`` without ``secrets`` of at least four characters.
 
-    Values of fewer than `SHORTEST` characters stay, as they are guessed anyway, and those of fewer than eight are
-    masked where they stand alone: variables count as secrets whatever is in them, and nobody could read a text without
-    every ``1``, while its masks would tell what they hide.
+    They are found as they are, as JSON or Python would quote them, and as URLs would; and each line of those that have
+    several, as a log may be cut in the middle.
     """
     values = (secret.get_secret_value() for secret in secrets)
-    forms = {form for value in values if len(value) >= SHORTEST for form in _forms(value)}
+    forms = {form for value in values if len(value) >= _SHORTEST for form in _forms(value)}
     for form in sorted(forms, key=len, reverse=True):  # a secret may begin with another one
-        pattern = re.escape(form)
-        text = re.sub(pattern if len(form) >= _WITHIN_WORDS else rf"(?<!\w){pattern}(?!\w)", MASK, text)
+        text = text.replace(form, MASK)
     return text
 
 
-def _forms(value: str) -> tuple[str, ...]:
-    return value, json.dumps(value)[1:-1], repr(value)[1:-1], quote(value, safe="")
+class RequestSecrets:
+    """The secrets of the requests that started loops in this process, for what the loops say later."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, tuple[SecretStr, ...]] = {}
+
+    def keep(self, request: StartLoop) -> None:
+        """Remember them with those of earlier starts, which a loop that is started again may still have."""
+        known = (*self.of(request.conversation_id), *secrets_of(request))
+        self._of[request.conversation_id] = tuple(dict.fromkeys(known))
+
+    def of(self, conversation_id: str) -> tuple[SecretStr, ...]:
+        """What must not be quoted of the conversation's loop."""
+        return self._of.get(conversation_id, ())
+
+    def forget(self, conversation_id: str) -> None:
+        """The loop is removed."""
+        self._of.pop(conversation_id, None)
+
+
+def _forms(value: str) -> Iterator[str]:
+    yield from (value, json.dumps(value)[1:-1], repr(value)[1:-1], quote(value, safe=""))
+    lines = value.splitlines()
+    if len(lines) > 1:
+        yield from (line for line in lines if len(line) >= _TELLING)
 
 
 def _secrets_of(request: StartLoop) -> Iterator[SecretStr]:
@@ -48,10 +70,17 @@ def _secrets_of(request: StartLoop) -> Iterator[SecretStr]:
         yield request.llm.api_key
     yield from (secret.value for secret in request.secrets.values())
     yield from (token.token for token in request.provider_tokens.values())
-    yield from request.environment.values()
+    yield from _in_variables(request.environment)
     yield from _in_settings(request.settings, "")
     if request.repository:
         yield from _in_url(request.repository)
+
+
+def _in_variables(variables: Mapping[str, SecretStr]) -> Iterator[SecretStr]:
+    """All but short ones with harmless names: nobody could read a text without every ``true``."""
+    for name, value in variables.items():
+        if len(value) >= _TELLING or _SECRET_KEY.search(name):
+            yield value
 
 
 def _in_url(url: str) -> Iterator[SecretStr]:

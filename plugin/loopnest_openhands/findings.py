@@ -13,8 +13,9 @@ async def log_findings(loops: LoopManager) -> None:
     """Log what ``loopnest doctor`` would complain about, such as an image whose version is not this host's."""
     try:
         findings = await loops.diagnose()
-    except LoopnestError as error:
-        _log.warning("What the loops need could not be examined: %s 'loopnest doctor' tries again.", error)
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and nobody else would hear of it
+        why = error.message if isinstance(error, LoopnestError) else repr(error)
+        _log.warning("What the loops need could not be examined: %s 'loopnest doctor' tries again.", why)
         return
     for finding in findings:
         if finding.level != "ok":

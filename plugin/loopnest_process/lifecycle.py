@@ -85,6 +85,7 @@ class Lifecycle:
             closed = await self._stop(record)
             if remove or not record.proven:
                 await asyncio.to_thread(self._parts.registry.remove, record)
+                self._parts.requested.forget(conversation_id)
                 closed = closed.model_copy(update={"removed": True})
             return closed
 
@@ -98,6 +99,7 @@ class Lifecycle:
             self._parts.registry.write(record.model_copy(update={"state": "stopped"}))
         else:
             await asyncio.to_thread(self._parts.registry.remove, record)
+            self._parts.requested.forget(conversation_id)
 
     def _new(self, request: StartLoop, owner: str) -> Record:
         return Record(

@@ -12,6 +12,7 @@ from loopnest.specs import HostContext
 from loopnest_nested import session_keys
 from loopnest_nested.client import NestedServer
 from loopnest_nested.dialects import Dialect
+from loopnest_nested.redaction import RequestSecrets
 from loopnest_process.locks import FileLocks
 from loopnest_process.registry import Record, Registry
 from loopnest_process.settings import ProcessSettings
@@ -27,6 +28,7 @@ class Parts:
     http: httpx.AsyncClient = field(repr=False)
     registry: Registry
     locks: FileLocks
+    requested: RequestSecrets = field(default_factory=RequestSecrets, repr=False)
 
     def keys(self, record: Record) -> session_keys.Keys:
         """The keys of the loop's nested server."""
@@ -35,7 +37,8 @@ class Parts:
     def secrets(self, record: Record) -> tuple[SecretStr, ...]:
         """What the nested server knows and nobody may read in its log."""
         keys = self.keys(record)
-        return (keys.session, keys.at_rest, *self.settings.secret_environment.values())
+        requested = self.requested.of(record.conversation_id)
+        return (keys.session, keys.at_rest, *self.settings.secret_environment.values(), *requested)
 
     def foreign(self, record: Record) -> bool:
         """Whether a host with another secret made the loop, so that its keys can't be derived here."""

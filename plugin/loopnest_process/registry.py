@@ -14,7 +14,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from loopnest.models import CONVERSATION_ID, ConversationId, Model, utcnow
+from loopnest.models import Model, utcnow
+from loopnest.validation import ConversationId, is_conversation_id
 from loopnest_nested.dialects import Place
 from loopnest_process.child import Run
 
@@ -66,7 +67,7 @@ class Registry:
 
     def read(self, conversation_id: str) -> Record | None:
         """The record of a conversation; None where there is none."""
-        if not CONVERSATION_ID.match(conversation_id):
+        if not is_conversation_id(conversation_id):
             return None
         path = self._file(conversation_id)
         try:

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from loopnest.models import VariableName
+from loopnest.validation import VariableName
 
 #: Of the host's variables, those that programs need and that are no secrets of the host.
 INHERITED: Final = (

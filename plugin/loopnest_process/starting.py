@@ -10,12 +10,9 @@ import time
 from pathlib import Path
 from typing import Final
 
-from pydantic import SecretStr
-
 from loopnest import LoopFailed, NestedError, Reason, StartLoop
 from loopnest.deadline import limited
 from loopnest_nested.readiness import until_alive
-from loopnest_nested.redaction import secrets_of
 from loopnest_process.child import Run
 from loopnest_process.logs import last_lines
 from loopnest_process.parts import Parts
@@ -32,6 +29,7 @@ class Boot:
     def __init__(self, parts: Parts, python: Path, request: StartLoop) -> None:
         self._parts, self._python, self._request = parts, python, request
         self._deadline = time.monotonic() + parts.settings.start_timeout
+        parts.requested.keep(request)
 
     async def run(self, record: Record) -> Record:
         """Start the nested server, wait for it, and make sure that it has the conversation.
@@ -101,7 +99,7 @@ class Boot:
         raise self._explained(record)
 
     async def _converse(self, record: Record) -> None:
-        server = self._parts.server(record).hiding(self._secrets(record))
+        server = self._parts.server(record).hiding(self._parts.secrets(record))
         place = self._parts.registry.place(record.conversation_id)
         try:
             work = self._parts.dialect.ensure_conversation(server, self._request, place)
@@ -130,10 +128,7 @@ class Boot:
         )
 
     def _log_tail(self, record: Record) -> list[str]:
-        return last_lines(self._run(record).log, _LINES, self._secrets(record))
-
-    def _secrets(self, record: Record) -> tuple[SecretStr, ...]:
-        return (*secrets_of(self._request), *self._parts.secrets(record))
+        return last_lines(self._run(record).log, _LINES, self._parts.secrets(record))
 
     def _run(self, record: Record) -> Run:
         run = self._parts.registry.run(record)

@@ -83,7 +83,7 @@ def test_a_variable_whose_name_no_shell_takes_is_refused_by_name(name):
         StartLoop(conversation_id="c1", environment={name: "value"})
     [error] = caught.value.errors()
     assert error["loc"][:2] == ("environment", name)
-    assert error["msg"].startswith("String should match pattern")
+    assert error["msg"].startswith(f"{name!r} is no name of a variable")
 
 
 @pytest.mark.parametrize("name", ["A", "_", "lower_case2"])

@@ -62,19 +62,22 @@ def parts(told: list[LoopChange], container: Facts) -> Parts:
     return Parts(settings, context, other, engine, other, other, other, view)
 
 
-HIDDEN = ("key **********", "password **********")
+HIDDEN = ("key **********", "password **********", "request **********", "flag 1")
+REQUEST = StartLoop(
+    conversation_id="c1", environment={"OWN": SecretStr("of-the-request"), "LMNR_FORCE_HTTP": SecretStr("true")}
+)
 
 
 async def test_a_loop_that_dies_tells_nothing_of_its_secret_variables(parts, told, container):
+    Boot(parts, container, REQUEST)
     keeper = Keeper(parts, None)  # type: ignore[arg-type]
     await keeper._mourn(container, 3)
-    assert told[0].log_tail == (*HIDDEN, "request of-the-request", "flag 1")
+    assert told[0].log_tail == HIDDEN
 
 
-async def test_a_start_that_fails_tells_nothing_of_the_request_either(parts, container):
-    request = StartLoop(conversation_id="c1", environment={"OWN": "of-the-request", "LMNR_FORCE_HTTP": "true"})
-    error = await Boot(parts, container, request)._explained()
-    assert error.log_tail == (*HIDDEN, "request **********", "flag 1")
+async def test_a_start_that_fails_tells_nothing_of_them_either(parts, container):
+    error = await Boot(parts, container, REQUEST)._explained()
+    assert tuple(error.log_tail) == HIDDEN
 
 
 async def test_a_quoted_secret_is_no_secret_told():

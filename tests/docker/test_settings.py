@@ -29,8 +29,8 @@ def test_sizes_are_read_as_people_write_them():
         ({"labels": {"dev.loopnest.nonce": "x"}}, "labels: Value error, labels that begin with 'dev.loopnest.'"),
         ({"blocked_networks": ["somewhere"]}, "blocked_networks: Value error, Expected 4 octets"),
         ({"host_access": [0]}, "host_access: "),
-        ({"environment": {"a.b": "x"}}, "environment: String should match pattern"),
-        ({"secret_environment": {"a.b": "x"}}, "secret_environment: String should match pattern"),
+        ({"environment": {"a.b": "x"}}, "environment: 'a.b' is no name of a variable: use letters"),
+        ({"secret_environment": {"a.b": "x"}}, "secret_environment: 'a.b' is no name of a variable"),
         ({"pull_policy": "sometimes"}, "pull_policy: Input should be 'missing', 'always' or 'never'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import signal
@@ -20,6 +21,7 @@ from loopnest_nested.dialects.openhands_v0 import OpenHandsV0
 
 from ..e2e.conftest import missing
 from ..ports import free_port
+from ..processes import inherited
 from .legacy_process import LegacyHost
 from .test_legacy import pretending
 
@@ -60,12 +62,12 @@ def test_a_conversation_is_created_listed_and_closed(host: LegacyHost) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_the_nested_server_s_image_would_serve_them(python: str, tmp_path: Path) -> None:
+def test_the_program_of_the_nested_server_s_image_boots_on_them(python: str, tmp_path: Path) -> None:
     """By the program that the image runs, without the image."""
     port, log = free_port(), tmp_path / "log"
     place = Place(workspace=str(tmp_path / "workspace"), data=str(tmp_path / "data"))
     own = {"HOME": str(tmp_path), "USER": getpass.getuser(), "SESSION_API_KEY": "key"}
-    variables = {**os.environ, **OpenHandsV0().environment(place, port), **own}
+    variables = {**inherited(), **OpenHandsV0().environment(place, port), **own}
     with log.open("w") as output:
         process = subprocess.Popen(
             [python, str(SERVE)], env=variables, cwd=tmp_path, stdout=output, stderr=output, start_new_session=True
@@ -75,7 +77,8 @@ def test_the_nested_server_s_image_would_serve_them(python: str, tmp_path: Path)
             assert process.poll() is None, log.read_text()[-3000:]
             time.sleep(0.2)
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # the action server too
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)  # the action server too
         process.wait(60)
 
 

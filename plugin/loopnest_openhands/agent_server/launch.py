@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from loopnest import LoopnestError, Reason
-from loopnest_openhands.agent_server.upstream import Stock, stored_settings
+from loopnest_openhands.agent_server.upstream import Stock
 
 #: The context in which the agent server's models show their secrets.
 PLAIN: Final = {"expose_secrets": "plaintext"}
@@ -58,17 +58,19 @@ async def resolve(body: dict[str, Any], stock: Stock) -> Start:
     Raises:
         Refused: the profile is unknown or incomplete, or a secret can't be read.
     """
-    start = Start(body)
+    start, settings = Start(body), await asyncio.to_thread(stock.settings)
     if body.get("agent_profile_id") or body.get("secrets_encrypted") or _looks_up(body):
-        start = await _resolved(body, stock.config)
-    if await asyncio.to_thread(stock.gives_memory):
+        start = await _resolved(body, stock.config, settings)
+    if (context := settings.agent_settings.agent_context) and context.load_memory:
         start = Start(_with_memory(start.body), start.variables)
     return start
 
 
-async def _resolved(body: dict[str, Any], config: Any) -> Start:
+async def _resolved(body: dict[str, Any], config: Any, settings: Any) -> Start:
     try:
-        return await (_resolve_by_mediation if _has_mediation() else _resolve_by_launch)(body, config)
+        if _has_mediation():
+            return await _resolve_by_mediation(body, config)
+        return await _resolve_by_launch(body, config, settings)
     except ValidationError as error:
         raise Refused(422, error.errors(include_url=False, include_input=False, include_context=False)) from None
     except ValueError as error:
@@ -152,13 +154,13 @@ async def _resolve_by_mediation(body: dict[str, Any], config: Any) -> Start:
     return Start(dumped | {"secrets_encrypted": False}, _launched_by(profile))
 
 
-async def _resolve_by_launch(body: dict[str, Any], config: Any) -> Start:
+async def _resolve_by_launch(body: dict[str, Any], config: Any, settings: Any) -> Start:
     launch = _module("openhands.agent_server.launch")
     context = {"cipher": config.cipher} if body.get("secrets_encrypted") else None
     model = _module("openhands.sdk.conversation.request").StartConversationRequest
     start = model.model_validate(body, context=context)
     try:
-        secrets, source = await asyncio.to_thread(_read_stores, launch, start, config)
+        secrets, source = await asyncio.to_thread(_read_stores, launch, start, config, settings)
     except launch.LaunchFailure as failure:
         refusal = launch.launch_http_exception(failure)
         raise Refused(refusal.status_code, refusal.detail) from None
@@ -170,8 +172,8 @@ def _launched_by(profile: Any) -> dict[str, str]:
     return {} if profile is None else {_LAUNCHED: profile.model_dump_json()}
 
 
-def _read_stores(launch: Any, start: Any, config: Any) -> tuple[Any, Any]:
-    stores = launch.server_launch_stores(stored_settings(config), config.cipher)
+def _read_stores(launch: Any, start: Any, config: Any, settings: Any) -> tuple[Any, Any]:
+    stores = launch.server_launch_stores(settings, config.cipher)
     secrets = launch.request_secrets(start, config.cipher)
     return secrets, launch.launch_source(start, lambda: stores, config.cipher)
 

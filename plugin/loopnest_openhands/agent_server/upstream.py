@@ -31,7 +31,7 @@ class Stock:
         idle_after: stop unused loops after so many seconds; None never.
         variables: of nested servers' environment, so that they call the host's webhooks and send traces where it does.
         conversation_service: the dependency by which the stock application's routes reach conversations.
-        gives_memory: says, from a file, whether the stored settings give every agent a memory.
+        settings: reads the stored settings, from a file.
     """
 
     app: Any
@@ -39,7 +39,7 @@ class Stock:
     idle_after: float | None
     variables: Mapping[str, str] = field(repr=False)
     conversation_service: Callable[[Any], Any]
-    gives_memory: Callable[[], bool]
+    settings: Callable[[], Any]
 
     @property
     def session_keys(self) -> list[str]:
@@ -74,7 +74,7 @@ def load(config: Any = None) -> Stock:
     idle_after = getattr(config, "conversation_idle_ttl_seconds", _DEFAULT_IDLE_TTL)
     service = _module("dependencies").get_conversation_service
     variables = _webhooks(config) | _tracing()
-    return Stock(app, local, idle_after, variables, service, lambda: _gives_memory(config))
+    return Stock(app, local, idle_after, variables, service, lambda: _stored_settings(config))
 
 
 def _check_version() -> None:
@@ -112,7 +112,7 @@ def _tracing() -> dict[str, str]:
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
-def stored_settings(config: Any) -> Any:
+def _stored_settings(config: Any) -> Any:
     """The agent server's stored settings, or its defaults where none are stored or they can't be read.
 
     As upstream does: what needs nothing of the settings starts without them.
@@ -124,11 +124,6 @@ def stored_settings(config: Any) -> Any:
         _log.warning("Can't read the agent server's settings: %s", error)
         settings = None
     return settings or persistence.PersistedSettings()
-
-
-def _gives_memory(config: Any) -> bool:
-    context = stored_settings(config).agent_settings.agent_context
-    return bool(context and context.load_memory)
 
 
 def _with(config: Any, **changes: object) -> Any:

@@ -43,14 +43,21 @@ class Loops:
                 opening.set_result(None)
                 self._spawn(log_findings(self.manager))
                 async for change in changes:
-                    await self._notice(change, versions)
+                    await self._follow(change, versions)
         except Exception as error:  # noqa: BLE001 - it is told to those who wait, or to the operator
             if opening.done():
-                _log.exception("Sandboxes are not followed any more.")
+                _log.exception("Sandboxes are not looked after any more; restart the app server.")
             else:
                 opening.set_exception(error)
         finally:
             await versions.aclose()
+
+    async def _follow(self, change: LoopChange, versions: Versions) -> None:
+        """Go on whatever one sandbox says: the manager of all of them ends where this raises."""
+        try:
+            await self._notice(change, versions)
+        except Exception:  # noqa: BLE001 - told to the operator, whatever it is
+            _log.exception("What became of sandbox %s could not be told.", change.conversation_id)
 
     async def _notice(self, change: LoopChange, versions: Versions) -> None:
         if change.phase == "failed":

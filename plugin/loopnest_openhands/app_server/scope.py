@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from openhands.app_server.errors import SandboxError
 
@@ -19,6 +20,7 @@ from loopnest import (
     StartLoop,
     owner_of,
 )
+from loopnest.validation import made
 
 
 class Scope:
@@ -49,10 +51,10 @@ class Scope:
             except (LoopNotFound, InvalidRequest):
                 return None
 
-    async def start(self, request: StartLoop) -> Loop:
-        """Start one."""
+    async def start(self, **request: Any) -> Loop:
+        """Start one, as a `StartLoop` of these values says."""
         with _explained():
-            return await self._manager.start_loop(request)
+            return await self._manager.start_loop(made(StartLoop, **request))
 
     async def close(self, sandbox_id: str, *, remove: bool) -> bool:
         """Stop or remove one; return whether it was there."""

@@ -16,7 +16,7 @@ from openhands.app_server.sandbox.sandbox_spec_models import SandboxSpecInfo
 from openhands.app_server.sandbox.sandbox_spec_service import SandboxSpecService, resolve_sandbox_spec
 from pydantic import SecretStr
 
-from loopnest import Loop, LoopChange, LoopStatus, StartLoop
+from loopnest import Loop, LoopChange, LoopStatus
 from loopnest_openhands.app_server.loops import Loops
 from loopnest_openhands.app_server.paging import page_of
 from loopnest_openhands.app_server.sandboxes import FOLDER, OWNER, SPEC, Sandboxes
@@ -141,7 +141,7 @@ class LoopSandboxService(SandboxService):
         self, sandbox_id: str, user_id: str | None, spec: SandboxSpecInfo | None, notes: Mapping[str, str]
     ) -> Loop:
         variables = {**(spec.initial_env if spec else {}), **self.environment}
-        request = StartLoop(
+        return await self.scope.start(
             conversation_id=sandbox_id,
             user_id=user_id,
             image=spec.id if spec and spec.id != CONFIGURED else None,
@@ -150,7 +150,6 @@ class LoopSandboxService(SandboxService):
             notes=notes,
             wait=False,
         )
-        return await self.scope.start(request)
 
     async def _opened_by(self, key: str) -> Loop | None:
         loop = await self.loops.keys.find(key)

@@ -13,6 +13,7 @@ from openhands.server.session.conversation_init_data import ConversationInitData
 from pydantic import SecretStr
 
 from loopnest import Event, Llm, Message, ProviderToken, RawEvent, Secret, StartLoop
+from loopnest.validation import made
 
 #: Not part of the nested server's settings: they have requests of their own, or belong to one conversation.
 _ELSEWHERE: Final = {
@@ -39,7 +40,8 @@ def start_request(
         asked: what `asked_for` made of the first request.
     """
     message = asked.get("message")
-    return StartLoop(
+    return made(
+        StartLoop,
         conversation_id=conversation_id,
         user_id=user_id,
         llm=_llm(init_data),

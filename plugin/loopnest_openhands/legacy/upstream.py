@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 import docker
 from loopnest import Closed, Loop, LoopFailed, LoopStatus, NestedError, Reason, StartLoop, owner_of
-from loopnest.models import CONVERSATION_ID
+from loopnest.validation import is_conversation_id
 from loopnest_nested.client import NestedServer, new_http_client
 from loopnest_nested.dialects import Dialect, Place, get_dialect
 from loopnest_nested.readiness import until_alive
@@ -177,7 +177,7 @@ class UpstreamContainers:
 def _conversation_id(names: Iterable[str]) -> str | None:
     for name in names:
         conversation_id = name.lstrip("/").removeprefix(_PREFIX)
-        if name.startswith(f"/{_PREFIX}") and CONVERSATION_ID.match(conversation_id):
+        if name.startswith(f"/{_PREFIX}") and is_conversation_id(conversation_id):
             return conversation_id
     return None
 

@@ -131,12 +131,14 @@ def test_nested_servers_send_their_traces_where_the_host_does_as_far_as_the_dock
 def test_what_may_hold_secrets_is_in_no_text(installed):
     hook = Webhook(base_url="http://hooks", headers={"authorization": "sk-very-secret"})
     start = launch.Start({"agent": {"llm": {"api_key": "sk-very-secret"}}}, {"PROFILE": "sk-very-secret"})
-    loaded = upstream.Stock(None, False, None, {"OH_WEBHOOKS": hook.model_dump_json()}, lambda _: None, lambda: False)
+    loaded = upstream.Stock(None, False, None, {"OH_WEBHOOKS": hook.model_dump_json()}, lambda _: None, dict)
     assert "sk-very-secret" not in f"{start!r} {start} {loaded!r} {loaded}"
 
 
 def stock(*, gives_memory: bool) -> Any:
-    return SimpleNamespace(config=None, gives_memory=lambda: gives_memory)
+    context = SimpleNamespace(load_memory=gives_memory)
+    settings = SimpleNamespace(agent_settings=SimpleNamespace(agent_context=context))
+    return SimpleNamespace(config=None, settings=lambda: settings)
 
 
 async def test_a_request_that_refers_to_nothing_here_is_passed_on_unread():

@@ -29,7 +29,7 @@ def resolved(stock: upstream.Stock, profile_id: str) -> dict[str, Any]:
     secrets = {name: {"kind": "StaticSecret", "value": f"value of {name}"} for name in ("ALLOWED", "OTHER")}
     body = {"agent_profile_id": profile_id, "secrets": secrets, "workspace": {"working_dir": "/workspace/project"}}
     start = asyncio.run(launch.resolve(body, stock))
-    return {"memory": stock.gives_memory(), "body": start.body, "variables": dict(start.variables)}
+    return {"body": start.body, "variables": dict(start.variables)}
 
 
 def main(settings: Path) -> None:

@@ -1,0 +1,42 @@
+"""The manager of all sandboxes outlives what one of them says."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from loopnest import EVERYONE, LoopManager, LoopnestSettings, LoopQuery
+from loopnest_openhands.app_server import loops as module
+from loopnest_openhands.app_server.loops import Loops
+
+from .test_app_server_session_keys import Many
+
+
+class Broken:
+    """Looks at versions, and fails at each."""
+
+    def __init__(self) -> None:
+        self.looked = asyncio.Event()
+
+    async def look(self, loop: Any) -> None:
+        self.looked.set()
+        raise TypeError("no version is like this")
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_a_sandbox_that_can_not_be_understood_closes_nobody_else_s(tmp_path, monkeypatch, caplog):
+    broken, many = Broken(), Many()
+    monkeypatch.setattr(module, "Versions", lambda: broken)
+    manager = LoopManager.from_plugins(many, settings=LoopnestSettings(state_dir=tmp_path))
+    loops = Loops(manager)
+    await loops.ready()
+    for name in ("c1", "c2"):
+        broken.looked.clear()
+        manager._outcomes.tell(many.loops[name], "ready", many.loops[name].status)
+        await asyncio.wait_for(broken.looked.wait(), 5)
+    assert len(await manager.list_loops(LoopQuery(user_id=EVERYONE))) == 1000
+    for task in list(loops._tasks):
+        task.cancel()
+    assert "What became of sandbox c1 could not be told." in caplog.text
