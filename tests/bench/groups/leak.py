@@ -17,7 +17,7 @@ _LOOKS = 10
 
 
 def run(stage: Stage) -> None:
-    """500 cycles; what the first 40 need for good is not counted."""
+    """500 cycles; what the first 44 need for good is not counted."""
     manager = stage.manager(close_timeout=2)
     row = stage.results.row("leak", "start and close with removal", stage.cycles, OURS)
     footprints, before = [], _objects(stage)
@@ -49,6 +49,8 @@ def _growth(footprints: Sequence[Footprint]) -> str:
         values = [getattr(footprint, what) for footprint in footprints]
         return statistics.median(values[-_LOOKS:]) - statistics.median(values[:_LOOKS])
 
+    if len(footprints) < 2 * _LOOKS:
+        return "too few cycles to tell of growth"
     threads, descriptors, memory = grown("threads"), grown("descriptors"), grown("memory") / 1e6
     return f"threads {threads:+g}, descriptors {descriptors:+g}, memory {memory:+.1f} MB"
 

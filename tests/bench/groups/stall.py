@@ -70,17 +70,17 @@ def _upstream(stage: Stage) -> None:
     key = stage.fleet.keys[-1]
     calls = [{"op": "get", "key": key}, {"op": "send", "key": key}]
     answer = program.calls("get", calls, together=True)
-    _note(stage, WORK, "upstream", answer, "2 operations only: is-running and an event")
+    _note(stage, "is-running and an event, engine 2 s late", "upstream", answer)
 
 
-def _note(stage: Stage, work: str, program: str, answer: Answer, note: str = "") -> None:
-    row = stage.results.row("stall", work, 50, program)
+def _note(stage: Stage, work: str, program: str, answer: Answer) -> None:
+    row = stage.results.row("stall", work, len(answer.seconds), program)
     row.samples += [seconds * 1e3 for seconds in answer.seconds]
     row.stalls.append((answer.stall * 1e3, answer.own_stall * 1e3))
     row.stall, row.own_stall = (statistics.median(each) for each in zip(*row.stalls, strict=True))
-    row.note = note or "median of rounds: " + ", ".join(f"{longest:.1f}" for longest, _ in row.stalls)
+    row.note = "median of rounds: " + ", ".join(f"{longest:.1f}" for longest, _ in row.stalls)
     for error in sorted(set(answer.errors))[:3]:
-        stage.remark(f"stall, {program}: {error[:200]}")
+        stage.remark(f"stall, {program}, {answer.errors.count(error)} times: {error[:200]}")
 
 
 def _sweep(stage: Stage) -> None:
