@@ -19,7 +19,7 @@ from typing import Final
 import psutil
 
 from loopnest.deadline import limited
-from loopnest_process.locks import locked
+from loopnest_process.locks import locked, unheld
 
 #: Names the run in the environment of all its processes, to find those that outlive it.
 _MARK: Final = "LOOPNEST_RUN"
@@ -57,9 +57,12 @@ class Run:
         Not `subprocess.Popen`, which wants its child to end before itself, nor asyncio's, which kills it.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        handle = os.open(self._file("lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        assert not self._file("lock").exists(), "a run has one supervisor"
+        fresh = self._file("fresh")
+        handle = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            assert locked(handle), "a run has one supervisor"
+            assert locked(handle), "a file that nobody else knows"
+            fresh.rename(self._file("lock"))  # nobody who looks ever finds it free before the supervisor has it
             os.posix_spawn(
                 "/bin/sh",
                 ["sh", "-c", _SUPERVISOR, str(self.directory / self.name), cwd, *command],
@@ -82,7 +85,7 @@ class Run:
         with contextlib.suppress(FileNotFoundError):
             handle = os.open(self._file("lock"), os.O_RDWR)
             try:
-                if not locked(handle):
+                if not unheld(handle):
                     return True
             finally:
                 os.close(handle)
@@ -125,7 +128,7 @@ class Run:
 
     def forget(self) -> None:
         """Remove the files of a run that has ended, but not its log."""
-        for kind in ("pid", "exit", "lock"):
+        for kind in ("pid", "exit", "fresh", "lock"):
             self._file(kind).unlink(missing_ok=True)
 
     def _servers(self) -> list[psutil.Process]:

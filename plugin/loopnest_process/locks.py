@@ -47,7 +47,7 @@ class FileLocks:
         except FileNotFoundError:
             return False
         try:
-            return not locked(handle)
+            return not unheld(handle)
         finally:
             os.close(handle)
 
@@ -71,8 +71,17 @@ class FileLocks:
 
 def locked(handle: int) -> bool:
     """Lock an open file if nobody has; the lock ends when all copies of ``handle`` are closed."""
+    return _flock(handle, fcntl.LOCK_EX)
+
+
+def unheld(handle: int) -> bool:
+    """Whether nobody has locked an open file; who asks that at the same time is not taken for a holder."""
+    return _flock(handle, fcntl.LOCK_SH)
+
+
+def _flock(handle: int, kind: int) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -78,6 +79,13 @@ async def test_a_lock_dies_with_its_holder(locks, holder):
     assert not locks.held("c1")
     async with locks.hold("c1"):
         assert locks.held("c1")
+
+
+async def test_who_looks_is_not_taken_for_a_holder(locks):
+    with (locks._directory.parent / "c1.lock").open("w"):  # left by a holder that died
+        left = FileLocks(locks._directory.parent)
+        with ThreadPoolExecutor(8) as threads:
+            assert not any(threads.map(left.held, ["c1"] * 20_000))
 
 
 async def test_who_waits_can_give_up(locks):
