@@ -242,8 +242,8 @@ class LoopManager:
         await self._turns.mine()  # every hook's call looks its loop up here first
         unfiltered = query.model_copy(update={"statuses": None})
         listed = await self._calls.list_loops(unfiltered)
-        loops = merge(listed, self._starts.all().values(), self._records.all().values())
-        return query.select(loops)
+        asked = query.conversation_ids
+        return query.select(merge(listed, self._starts.of(asked), self._records.of(asked)))
 
     async def _find(self, conversation_id: str, *, probe: bool = False) -> Loop | None:
         check_conversation_id(conversation_id)

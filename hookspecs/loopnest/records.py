@@ -11,6 +11,8 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +21,13 @@ from pydantic import ValidationError
 from loopnest.errors import LoopnestError
 from loopnest.models import Loop, LoopChange, LoopStatus, StartLoop, utcnow
 from loopnest.owners import owner_of
+from loopnest.validation import is_conversation_id
 
 #: Phase of a loop that was removed on purpose.
 REMOVED: Final = "removed"
 _log = logging.getLogger(__name__)
-#: Nanoseconds within which two changes of a directory may carry the same time.
+_SECOND: Final = 1_000_000_000
+#: Nanoseconds within which two changes of a file or a directory may carry the same time.
 _TICK: Final = 100_000_000
 
 
@@ -68,13 +72,28 @@ def died(change: LoopChange, strategy: str) -> Loop:
     )
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A file that was read: ``settled`` where a later change of it is sure to carry another time."""
+
+    loop: Loop | None
+    inode: int
+    written: int
+    settled: bool
+
+
 class Records:
-    """Loops that are no more, kept for ``retention`` seconds below ``directory``."""
+    """Loops that are no more, kept for ``retention`` seconds below ``directory``.
+
+    Looking one up costs the same however many are kept, as a host does so for every event it sends.
+    """
 
     def __init__(self, directory: Path, retention: float) -> None:
-        self._directory, self._retention = directory, retention
-        self._cache: dict[str, tuple[float, Loop]] = {}
+        self._directory, self._retention = directory, int(retention * _SECOND)
+        self._kept: dict[str, _Kept] = {}
+        self._failures: list[Loop] = []
         self._seen: int | None = None
+        self._first_expires = 0
 
     def keep(self, loop: Loop) -> None:
         """Keep ``loop`` as the explanation for its conversation, or log why it can't be kept."""
@@ -98,18 +117,36 @@ class Records:
         except OSError as error:
             _log.warning("Can't forget what became of loop %s: %s", conversation_id, error)
 
-    def all(self) -> dict[str, Loop]:
-        """The explanations that have not expired, by conversation."""
+    def of(self, conversation_ids: Iterable[str] | None) -> list[Loop]:
+        """What became of these conversations; of all, for None, those that failed, as no others are listed."""
+        if conversation_ids is None:
+            return self._all_failures()
+        looked_up = (self._look(key) for key in conversation_ids if is_conversation_id(key))
+        return [kept.loop for kept in looked_up if kept and kept.loop]
+
+    def _all_failures(self) -> list[Loop]:
         stamp = self._stamp()
-        if stamp is None or stamp != self._seen:
-            self._cache = {path.stem: read for path in self._paths() if (read := _read(path))}
-            settled = stamp is not None and time.time_ns() - stamp > _TICK
-            self._seen = stamp if settled else None
-        oldest = time.time() - self._retention
-        for conversation_id in [key for key, (at, _) in self._cache.items() if at < oldest]:
-            del self._cache[conversation_id]
-            self.forget(conversation_id)
-        return {key: loop for key, (_, loop) in self._cache.items()}
+        if stamp is None or stamp != self._seen or time.time_ns() >= self._first_expires:
+            self._kept = {path.stem: kept for path in self._paths() if (kept := self._look(path.stem))}
+            self._failures = [kept.loop for kept in self._kept.values() if kept.loop and kept.loop.phase != REMOVED]
+            oldest = min((kept.written for kept in self._kept.values()), default=time.time_ns())
+            self._first_expires = oldest + self._retention
+            self._seen = stamp if stamp is not None and _is_settled(stamp) else None
+        return self._failures
+
+    def _look(self, conversation_id: str) -> _Kept | None:
+        """What is kept of one conversation, which is read only where it isn't what was read last."""
+        path = self._path(conversation_id)
+        with contextlib.suppress(OSError):  # what can't be read explains nothing, and `keep` tells of such disks
+            now = path.stat()
+            if now.st_mtime_ns + self._retention <= time.time_ns():
+                self.forget(conversation_id)
+                return None
+            known = self._kept.get(conversation_id)
+            if known and known.settled and (known.inode, known.written) == (now.st_ino, now.st_mtime_ns):
+                return known
+            return _Kept(_read(path), now.st_ino, now.st_mtime_ns, _is_settled(now.st_mtime_ns))
+        return None
 
     def _stamp(self) -> int | None:
         with contextlib.suppress(OSError):
@@ -123,12 +160,13 @@ class Records:
         return self._directory / f"{conversation_id}.json"
 
 
-def _read(path: Path) -> tuple[float, Loop] | None:
-    """The time a record was written, and the record; None where another process just dropped it."""
+def _is_settled(changed: int) -> bool:
+    return time.time_ns() - changed > _TICK
+
+
+def _read(path: Path) -> Loop | None:
     try:
-        return path.stat().st_mtime, Loop.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+        return Loop.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         _log.warning("Ignoring the record %s, which another version may have written: %s", path, error)
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -56,9 +56,10 @@ class Starts:
         start = self._running.get(conversation_id)
         return self._as_loop(conversation_id, start) if start else None
 
-    def all(self) -> dict[str, Loop]:
-        """All starts as loops in status ``starting``, by conversation."""
-        return {key: self._as_loop(key, start) for key, start in self._running.items()}
+    def of(self, conversation_ids: Iterable[str] | None) -> list[Loop]:
+        """The starts of these conversations, or all, as loops in status ``starting``."""
+        found = map(self.get, list(self._running) if conversation_ids is None else conversation_ids)
+        return [start for start in found if start]
 
     async def cancel(self, conversation_id: str | None = None) -> bool:
         """End the start of this conversation, or all of them, and wait until it has cleaned up."""

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from loopnest import Loop, LoopFailed, LoopStatus, StartLoop, owner_of
+from loopnest import records as records_module
 from loopnest.records import REMOVED, Records, failed, removed
 
 
@@ -23,7 +24,7 @@ def records(tmp_path):
 
 
 def test_nothing_is_known_at_first(records):
-    assert records.all() == {}
+    assert (records.of(None), records.of(["c1"])) == ([], [])
     records.forget("c1")
 
 
@@ -31,38 +32,103 @@ def test_what_is_kept_is_seen_at_once_and_by_others(records, tmp_path):
     other = Records(tmp_path / "records", 60)
     for number in range(20):  # faster than the clock of directories ticks
         records.keep(loop(f"c{number}"))
-        assert len(records.all()) == len(other.all()) == number + 1
+        assert len(records.of(None)) == len(other.of(None)) == number + 1
+        assert records.of([f"c{number}"]) == other.of([f"c{number}"]) != []
 
 
 def test_what_is_forgotten_is_gone_at_once_and_for_others(records, tmp_path):
     other = Records(tmp_path / "records", 60)
     for _ in range(5):
         records.keep(loop())
-        assert other.all() == records.all() != {}
+        assert other.of(None) == records.of(None) == other.of(["c1"]) == records.of(["c1"]) != []
         other.forget("c1")
-        assert other.all() == records.all() == {}
+        assert other.of(None) == records.of(None) == other.of(["c1"]) == records.of(["c1"]) == []
 
 
-def test_an_old_directory_is_not_read_again(records, monkeypatch):
+def test_what_replaces_a_record_is_seen_at_once_and_by_others(records, tmp_path):
+    other = Records(tmp_path / "records", 60)
+    for number in range(20):
+        records.keep(loop(exit_code=number))
+        seen = [each.of(asked) for each in (records, other) for asked in (None, ["c1"])]
+        assert [kept.exit_code for (kept,) in seen] == [number] * 4
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The names of the files that are read."""
+    names = []
+    read = records_module._read
+    monkeypatch.setattr(records_module, "_read", lambda path: names.append(path.name) or read(path))
+    return names
+
+
+def age(path, seconds):
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_an_old_directory_is_not_read_again(records, reads):
     records.keep(loop())
-    long_ago = time.time() - 10
-    os.utime(records._directory, (long_ago, long_ago))
-    first = records.all()
-    monkeypatch.setattr("loopnest.records._read", lambda path: pytest.fail("read again"))
-    assert records.all() == first
+    age(records._directory / "c1.json", 10)
+    age(records._directory, 10)
+    assert records.of(None) == records.of(None) == records.of(["c1"]) != []
+    assert reads == ["c1.json"]
 
 
-def test_records_expire(records):
+def test_a_change_has_only_what_changed_read(records, reads):
+    for number in range(20):
+        records.keep(loop(f"c{number}"))
+        age(records._directory / f"c{number}.json", 10)
+    assert len(records.of(None)) == len(reads) == 20
+    reads.clear()
+    records.keep(loop("new"))
+    assert len(records.of(None)) == 21
+    assert reads == ["new.json"]
+
+
+def test_looking_one_up_reads_no_other(records, reads):
+    for number in range(20):
+        records.keep(loop(f"c{number}"))
+    assert [kept.conversation_id for kept in records.of(["c7", "unknown"])] == ["c7"]
+    assert reads == ["c7.json"]
+
+
+def test_an_id_that_is_none_finds_nothing_outside(records, tmp_path):
     records.keep(loop())
-    long_ago = time.time() - 100
-    os.utime(records._directory / "c1.json", (long_ago, long_ago))
-    assert records.all() == {}
+    (records._directory / "c1.json").rename(tmp_path / "outside.json")
+    assert records.of(["../outside", ""]) == []
+
+
+def test_removed_loops_are_found_by_their_id_only(records):
+    records.keep(removed(loop("gone")))
+    records.keep(loop("failed"))
+    assert [kept.conversation_id for kept in records.of(None)] == ["failed"]
+    assert [kept.phase for kept in records.of(["gone"])] == [REMOVED]
+
+
+@pytest.mark.parametrize("asked", [None, ["c1"]])
+def test_records_expire(records, asked):
+    records.keep(loop())
+    age(records._directory / "c1.json", 100)
+    assert records.of(asked) == []
+    assert list(records._directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("asked", [None, ["c1"]])
+def test_records_that_were_seen_expire_in_time(records, asked, monkeypatch):
+    records.keep(loop())
+    age(records._directory / "c1.json", 30)
+    age(records._directory, 10)
+    assert records.of(asked) != []
+    in_time = time.time_ns() + 31 * 10**9
+    monkeypatch.setattr(records_module.time, "time_ns", lambda: in_time)
+    assert records.of(asked) == []
     assert list(records._directory.iterdir()) == []
 
 
 def test_keys_and_urls_are_not_kept(records):
     records.keep(loop(session_key=SecretStr("sk-1234"), url="http://127.0.0.1:1"))
-    (kept,) = records.all().values()
+    (kept,) = records.of(None)
     assert (kept.session_key, kept.url) == (None, None)
     assert "sk-1234" not in (records._directory / "c1.json").read_text()
 
@@ -76,7 +142,8 @@ def test_only_this_user_may_read_them(records):
 def test_a_record_of_another_version_is_ignored(records, caplog):
     records.keep(loop())
     (records._directory / "c2.json").write_text('{"from": "the future"}')
-    assert list(records.all()) == ["c1"]
+    assert [kept.conversation_id for kept in records.of(None)] == ["c1"]
+    assert records.of(["c2"]) == []
     assert "which another version may have written" in caplog.text
 
 
@@ -85,7 +152,7 @@ def test_a_disk_that_takes_no_records_costs_explanations_only(tmp_path, caplog):
     records = Records(tmp_path / "file" / "records", 60)
     records.keep(loop())
     records.forget("c1")
-    assert records.all() == {}
+    assert (records.of(None), records.of(["c1"])) == ([], [])
     assert "Can't keep what became of loop c1" in caplog.text
 
 
