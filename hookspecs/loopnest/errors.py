@@ -52,6 +52,7 @@ class Reason:
     START_TIMEOUT: Final = "start-timeout"
     SERVER_MISSING: Final = "server-missing"
     INTERRUPTED: Final = "interrupted"
+    HISTORY_LOST: Final = "history-lost"
     FOREIGN_SECRET: Final = "foreign-secret"  # noqa: S105 - a code, no secret
 
     NESTED_UNREACHABLE: Final = "nested-unreachable"
