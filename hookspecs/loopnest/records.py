@@ -139,7 +139,7 @@ class Records:
         path = self._path(conversation_id)
         with contextlib.suppress(OSError):  # what can't be read explains nothing, and `keep` tells of such disks
             now = path.stat()
-            if now.st_mtime_ns + self._retention <= time.time_ns():
+            if self._is_expired(now.st_mtime_ns):
                 self.forget(conversation_id)
                 return None
             known = self._kept.get(conversation_id)
@@ -147,6 +147,19 @@ class Records:
                 return known
             return _Kept(_read(path), now.st_ino, now.st_mtime_ns, _is_settled(now.st_mtime_ns))
         return None
+
+    def _is_expired(self, written: int) -> bool:
+        """Whether a file is older than the retention, by this host's clock and by the one that dates files.
+
+        A host whose clock is hours ahead must not drop the records of the others.
+        """
+        expires = written + self._retention
+        return expires <= time.time_ns() and expires <= self._file_time()
+
+    def _file_time(self) -> int:
+        """What a file that is written now is dated."""
+        with tempfile.NamedTemporaryFile(dir=self._directory, prefix=".") as probe:
+            return Path(probe.name).stat().st_mtime_ns
 
     def _stamp(self) -> int | None:
         with contextlib.suppress(OSError):

@@ -122,7 +122,16 @@ def test_records_that_were_seen_expire_in_time(records, asked, monkeypatch):
     assert records.of(asked) != []
     in_time = time.time_ns() + 31 * 10**9
     monkeypatch.setattr(records_module.time, "time_ns", lambda: in_time)
+    monkeypatch.setattr(records, "_file_time", lambda: in_time)
     assert records.of(asked) == []
+
+
+@pytest.mark.parametrize("asked", [None, ["c1"]])
+def test_a_clock_that_is_ahead_drops_no_records(records, asked, monkeypatch):
+    records.keep(loop())
+    ahead = time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr(records_module.time, "time_ns", lambda: ahead)
+    assert records.of(asked) == [loop()]
     assert list(records._directory.iterdir()) == []
 
 
