@@ -59,6 +59,16 @@ class Dialect(Protocol):
             NestedError: the server refused; the message says what.
         """
 
+    def store(self, place: Place, conversation_id: str) -> str:
+        """The directory that has entries from the creation of the conversation on; it may be missing before."""
+
+    async def has_conversation(self, server: NestedServer, conversation_id: str) -> bool:
+        """Whether the server has the conversation, whatever its agent does.
+
+        Raises:
+            NestedError: it could not be asked.
+        """
+
     async def agent_status(self, server: NestedServer, conversation_id: str | None) -> str | None:
         """What the agent does, in the server's own word; None where the server has no such conversation.
 

@@ -106,6 +106,14 @@ class AgentServer:
         if created and request.initial_message and not request.initial_message.run:
             await self.send(server, request.conversation_id, request.initial_message)
 
+    def store(self, place: Place, conversation_id: str) -> str:  # noqa: ARG002 - a loop has one conversation and its forks
+        """The directory of all conversations of the loop."""
+        return f"{place.data}/conversations"
+
+    async def has_conversation(self, server: NestedServer, conversation_id: str) -> bool:
+        """Whether the server has the conversation."""
+        return await _status(server, self._path(conversation_id)) is not None
+
     async def agent_status(self, server: NestedServer, conversation_id: str | None) -> str | None:
         """What the agent does (``idle``, ``running``, ``paused``, ``finished``, ``error``, ...).
 
@@ -160,7 +168,7 @@ class AgentServer:
     async def _exists(self, server: NestedServer, conversation_id: str) -> bool:
         async for attempt in _attempts():
             with attempt:
-                return await self.agent_status(server, conversation_id) is not None
+                return await self.has_conversation(server, conversation_id)
         raise AssertionError  # the last attempt raises
 
     async def _create(self, server: NestedServer, body: dict[str, Any]) -> bool:

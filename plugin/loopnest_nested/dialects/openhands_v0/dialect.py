@@ -92,6 +92,14 @@ class OpenHandsV0:
         else:
             await agent.resume(server, path, tuple(request.provider_tokens))
 
+    def store(self, place: Place, conversation_id: str) -> str:
+        """The conversation's events; its directory may be a mount that exists before the conversation."""
+        return f"{place.data}/sessions/{conversation_id}/events"
+
+    async def has_conversation(self, server: NestedServer, conversation_id: str) -> bool:
+        """Whether the server has the conversation; also where it is stopped inside a server that runs."""
+        return await agent.conversation(server, _path(conversation_id)) is not None
+
     async def agent_status(self, server: NestedServer, conversation_id: str | None) -> str | None:
         """What the agent does (``loading``, ``running``, ``awaiting_user_input``, ``paused``, ``error``, ...).
 
