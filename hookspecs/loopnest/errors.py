@@ -53,6 +53,7 @@ class Reason:
     SERVER_MISSING: Final = "server-missing"
     INTERRUPTED: Final = "interrupted"
     HISTORY_LOST: Final = "history-lost"
+    MOUNT_MISSING: Final = "mount-missing"
     FOREIGN_SECRET: Final = "foreign-secret"  # noqa: S105 - a code, no secret
 
     NESTED_UNREACHABLE: Final = "nested-unreachable"

@@ -83,7 +83,7 @@ class Lifecycle:
                 return Closed(conversation_id=conversation_id, removed=True)
             self._parts.registry.mark_closing(conversation_id, False)
             closed = await self._stop(record)
-            if remove or not record.proven:
+            if remove or not self._parts.has_conversation(record):
                 await asyncio.to_thread(self._parts.registry.remove, record)
                 self._parts.requested.forget(conversation_id)
                 closed = closed.model_copy(update={"removed": True})
@@ -95,7 +95,7 @@ class Lifecycle:
         if record is None:
             return
         await self._end_runs(record)
-        if record.proven:
+        if self._parts.has_conversation(record):
             self._parts.registry.write(record.model_copy(update={"state": "stopped"}))
         else:
             await asyncio.to_thread(self._parts.registry.remove, record)

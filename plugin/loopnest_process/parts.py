@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 from pydantic import SecretStr
@@ -43,6 +44,17 @@ class Parts:
     def foreign(self, record: Record) -> bool:
         """Whether a host with another secret made the loop, so that its keys can't be derived here."""
         return record.fingerprint != session_keys.fingerprint(self.context.secret)
+
+    def has_conversation(self, record: Record) -> bool:
+        """Whether there is a conversation to come back to: it ran once, or its nested server's store has files of it.
+
+        A host may be killed after the nested server created the conversation and before that was recorded.
+        """
+        if record.proven:
+            return True
+        place = self.registry.place(record.conversation_id)
+        store = Path(self.dialect.store(place, record.conversation_id))
+        return store.is_dir() and any(store.iterdir())
 
     def url(self, record: Record) -> str:
         """Where the nested server listens."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from loopnest import LoopFailed, NestedError, Reason, StartLoop
 from loopnest.deadline import limited
+from loopnest_nested.client import NestedServer
 from loopnest_nested.readiness import until_alive
 from loopnest_process.child import Run
 from loopnest_process.logs import last_lines
@@ -38,6 +39,7 @@ class Boot:
             LoopFailed: it ended, or was not ready in time.
             NestedError: it refused the conversation.
         """
+        self._check_workspace(record)
         for _ in range(_PORTS):
             record = self._spawn(record)
             if await self._is_up(record):
@@ -100,16 +102,37 @@ class Boot:
 
     async def _converse(self, record: Record) -> None:
         server = self._parts.server(record).hiding(self._parts.secrets(record))
-        place = self._parts.registry.place(record.conversation_id)
         try:
-            work = self._parts.dialect.ensure_conversation(server, self._request, place)
-            await limited(work, self._left())
+            await limited(self._ensure_conversation(server, record), self._left())
         except asyncio.TimeoutError as error:
             raise self._late(record, "did not create the conversation") from error
         except NestedError:
             if not self._run(record).alive():
                 raise self._explained(record) from None
             raise
+
+    async def _ensure_conversation(self, server: NestedServer, record: Record) -> None:
+        dialect, conversation_id = self._parts.dialect, record.conversation_id
+        place = self._parts.registry.place(conversation_id)
+        if record.proven and not await dialect.has_conversation(server, conversation_id):
+            raise LoopFailed(
+                f"The nested server no longer has the conversation that it once had: its files in "
+                f"{dialect.store(place, conversation_id)} are damaged or gone, as after a full disk. Nothing was "
+                f"removed. Copy what you need out of {place.workspace}, then close the loop with 'remove' and start it "
+                f"again.",
+                reason=Reason.HISTORY_LOST,
+            )
+        await dialect.ensure_conversation(server, self._request, place)
+
+    def _check_workspace(self, record: Record) -> None:
+        """Refuse to give a loop that ran before an empty workspace, as where a disk is not mounted."""
+        workspace = self._parts.registry.place(record.conversation_id).workspace
+        if record.proven and not Path(workspace).is_dir():
+            raise LoopFailed(
+                f"The workspace of the loop, {workspace}, is gone. Bring it back (is its disk mounted?), then start "
+                f"the loop again; or close the loop with 'remove' to start afresh.",
+                reason=Reason.MOUNT_MISSING,
+            )
 
     def _explained(self, record: Record) -> LoopFailed:
         """Why the nested server ended before it was ready."""
