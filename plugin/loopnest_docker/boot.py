@@ -10,16 +10,21 @@ from loopnest.deadline import limited
 from loopnest_docker.container import place_of
 from loopnest_docker.facts import Facts
 from loopnest_docker.failure import explain_death, log_tail
+from loopnest_docker.history import History
 from loopnest_docker.parts import Parts
 from loopnest_nested.client import NestedServer
 from loopnest_nested.readiness import until_alive
 
 
 class Boot:
-    """The boot of one container for one request; ``start_timeout`` counts from here."""
+    """The boot of one container for one request; ``start_timeout`` counts from here.
 
-    def __init__(self, parts: Parts, container: Facts, request: StartLoop) -> None:
-        self._parts, self._container, self._request = parts, container, request
+    Args:
+        is_new: this start made the container, so it has no conversation yet.
+    """
+
+    def __init__(self, parts: Parts, container: Facts, request: StartLoop, *, is_new: bool) -> None:
+        self._parts, self._container, self._request, self._is_new = parts, container, request, is_new
         self._deadline = time.monotonic() + parts.settings.start_timeout
         parts.requested.keep(request)
 
@@ -59,10 +64,8 @@ class Boot:
         return server
 
     async def _converse(self, server: NestedServer) -> None:
-        place = place_of(self._parts.settings)
         try:
-            work = self._parts.dialect.ensure_conversation(server, self._request, place)
-            await limited(work, self._left())
+            await limited(self._ensure_conversation(server), self._left())
         except asyncio.TimeoutError as error:
             raise await self._late("did not create the conversation") from error
         except NestedError:
@@ -71,6 +74,11 @@ class Boot:
             if now is None or now.down:
                 raise await self._explained() from None
             raise
+
+    async def _ensure_conversation(self, server: NestedServer) -> None:
+        if not self._is_new:
+            await History(self._parts).check(self._container, server)
+        await self._parts.dialect.ensure_conversation(server, self._request, place_of(self._parts.settings))
 
     def _left(self) -> float:
         return max(1.0, self._deadline - time.monotonic())

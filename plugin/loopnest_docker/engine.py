@@ -14,6 +14,8 @@ import os
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 
 import docker.constants
@@ -25,6 +27,7 @@ from docker.errors import APIError, DockerException
 import docker
 from loopnest import EngineError, Reason
 from loopnest.deadline import limited
+from loopnest.models import utcnow
 from loopnest_docker.settings import Engine as EngineSettings
 
 _T = TypeVar("_T")
@@ -49,11 +52,19 @@ class Engine:
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
         self._version: str | None = None
+        self._ahead = timedelta()
 
     @property
     def url(self) -> str:
         """Where the engine is, for messages."""
         return self._settings.url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+    def now(self) -> datetime:
+        """The time by the engine's clock, to about a second, as of its last answer; this host's before the first.
+
+        What the engine dates (creation, end) is compared with this: the host's clock may be hours off.
+        """
+        return utcnow() + self._ahead
 
     async def call(self, method: str, *args: Any, limit: float | None = None, **kwargs: Any) -> Any:
         """Call ``method`` of the SDK's low-level client.
@@ -111,7 +122,13 @@ class Engine:
             environment["DOCKER_HOST"] = settings.url
         options = docker.utils.kwargs_from_env(environment=environment)
         timeout = math.ceil(settings.timeout)
-        return docker.APIClient(version=version, timeout=timeout, max_pool_size=settings.threads, **options)
+        client = docker.APIClient(version=version, timeout=timeout, max_pool_size=settings.threads, **options)
+        client.hooks["response"] = [self._note_clock]
+        return client
+
+    def _note_clock(self, response: requests.Response, *_: Any, **__: Any) -> None:
+        with contextlib.suppress(KeyError, ValueError):  # other engines may send no date
+            self._ahead = parsedate_to_datetime(response.headers["Date"]) - utcnow()
 
     def _guarded(self, work: Callable[[docker.APIClient], _T]) -> _T:
         try:

@@ -10,10 +10,9 @@ from typing import Final
 
 from loopnest import LoopFailed, LoopnestError, NestedError, Reason
 from loopnest.deadline import limited
-from loopnest.models import utcnow
 from loopnest_docker import naming, pool
 from loopnest_docker.container import ContainerSpec
-from loopnest_docker.engine import complete
+from loopnest_docker.engine import NotOnEngine, complete
 from loopnest_docker.facts import Slot
 from loopnest_docker.parts import Parts
 from loopnest_docker.secret_file import secret_archive
@@ -67,6 +66,8 @@ class Filler:
             try:
                 await self._tend()
             except LoopnestError as error:
+                if isinstance(error, NotOnEngine):  # as where the network was removed
+                    self._parts.network.forget()
                 _log.warning("The pool could not be filled (%s): %s", error.reason, error.message)
             with contextlib.suppress(asyncio.TimeoutError):
                 await limited(self._wake.wait(), _INTERVAL)
@@ -95,20 +96,20 @@ class Filler:
         for slot in slots:
             token = tokens.pop(slot.nonce, None)
             if token is None:  # booting, or claimed at this very moment: nobody's only after a while
-                useless = slot.container.down or _age(slot) > self._parts.settings.start_timeout + _GRACE
+                useless = slot.container.down or self._age(slot) > self._parts.settings.start_timeout + _GRACE
             else:
                 useless = slot.nonce in surplus or self._is_useless(slot, spec)
                 useless = useless and await pool.take_token(self._parts, token)
             if useless:  # by its name, as one that was claimed meanwhile has another
                 await pool.remove(self._parts, slot.container.name)
-        orphans = [token for token in tokens.values() if _age(token) > _GRACE]  # their slots are gone
+        orphans = [token for token in tokens.values() if self._age(token) > _GRACE]  # their slots are gone
         for token in [*orphans, *await self._parts.inventory.slots("taken")]:
             await pool.remove(self._parts, token.container.id)
 
     def _is_useless(self, slot: Slot, spec: ContainerSpec) -> bool:
         if slot.container.down:
             return True
-        return not pool.fits(slot, spec) and _age(slot) > self._parts.settings.pool.drain_after
+        return not pool.fits(slot, spec) and self._age(slot) > self._parts.settings.pool.drain_after
 
     async def _make(self, spec: ContainerSpec) -> None:
         """Boot one slot; nothing is left of it where that fails."""
@@ -168,6 +169,6 @@ class Filler:
                 return slot
         raise LoopFailed("A container of the pool was removed by somebody else.", reason=Reason.KILLED)
 
-
-def _age(slot: Slot) -> float:
-    return (utcnow() - slot.container.created_at).total_seconds()
+    def _age(self, slot: Slot) -> float:
+        """Seconds since it was created, both by the engine's clock."""
+        return (self._parts.engine.now() - slot.container.created_at).total_seconds()

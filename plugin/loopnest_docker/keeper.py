@@ -1,31 +1,59 @@
-"""Look after loops that nobody is looking after: retention, interrupted starts, unexpected deaths."""
+"""Look after loops that no start or close is working on: retention, interrupted starts, unexpected deaths."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 from loopnest import EngineError, LoopChange, LoopFailed, LoopStatus, Reason
-from loopnest.models import utcnow
 from loopnest_docker.engine import NotOnEngine
 from loopnest_docker.facts import Facts
 from loopnest_docker.failure import explain_death
+from loopnest_docker.history import History
 from loopnest_docker.lifecycle import Lifecycle
 from loopnest_docker.parts import Parts
 
 _log = logging.getLogger(__name__)
-#: Seconds beyond the start timeout after which nobody can still be starting a container.
+#: Seconds beyond the start timeout after which no replica can still be starting a container.
 _GRACE: Final = 5
+_INTERRUPTED: Final = "The host that started it went away. Start the loop again."
+
+
+class Ages:
+    """For how many seconds each container has been as it is, counted by this process's own monotonic clock.
+
+    Neither the age of the container counts, as one of the pool was created long before it was claimed, nor any clock
+    of another machine: a claim, a start, or a restart by any replica begins a new count.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[object, ...], float] = {}
+
+    def look(self, containers: Sequence[Facts]) -> None:
+        """Note what there is now, and forget what is not."""
+        now = time.monotonic()
+        self._since = {key: self._since.get(key, now) for key in map(self._key, containers)}
+
+    def of(self, container: Facts) -> float:
+        """Seconds since the container was first seen like this."""
+        return time.monotonic() - self._since[self._key(container)]
+
+    @staticmethod
+    def _key(container: Facts) -> tuple[object, ...]:
+        return container.name, container.state, container.generation
 
 
 class Keeper:
-    """Sweeps now and then, and tells of deaths as they happen."""
+    """Sweeps now and then, and publishes deaths as they happen."""
 
     def __init__(self, parts: Parts, lifecycle: Lifecycle) -> None:
         self._parts, self._lifecycle = parts, lifecycle
+        self._history, self._ages = History(parts), Ages()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
@@ -39,18 +67,25 @@ class Keeper:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def mourn(self, container: Facts, exit_code: int | None) -> None:
-        """Find out why a container ended, and tell everybody."""
+        """Find out why a container ended, and publish it."""
         self._spawn(self._mourn(container, exit_code))
 
     async def sweep(self) -> None:
         """Look at every container once."""
-        for container in list((await self._parts.inventory.all()).values()):
-            if self._lifecycle.busy(container):
-                continue
-            if await self._is_abandoned(container):
-                await self._remove(container, Reason.INTERRUPTED, "The host that started it went away.")
-            elif await self._is_expired(container):
-                await self._remove(container, None, "Stopped for longer than 'loopnest.docker.retention'.")
+        containers = list((await self._parts.inventory.all()).values())
+        self._ages.look(containers)
+        for container in containers:
+            with contextlib.suppress(NotOnEngine):  # it was removed meanwhile
+                if not self._lifecycle.busy(container):
+                    await self._look_after(container)
+
+    async def _look_after(self, container: Facts) -> None:
+        if await self._is_interrupted(container):
+            await self._end_interrupted(container)
+        elif await self._is_expired(container):
+            await self._lifecycle.closer.remove(container)
+            message = "Stopped for longer than 'loopnest.docker.retention'."
+            self._publish(container, "removed", None, LoopFailed(message))
 
     async def _run(self) -> None:
         while True:
@@ -60,38 +95,43 @@ class Keeper:
                 _log.warning("The sweep is put off: %s", error.message)
             await asyncio.sleep(self._parts.settings.sweep_interval)
 
-    async def _is_abandoned(self, container: Facts) -> bool:
-        """Whether a start was interrupted so long ago that nobody can still be at it.
+    async def _is_interrupted(self, container: Facts) -> bool:
+        """Whether a start of the container ended halfway, so long ago that no replica can be working on it.
 
-        A nested server that does not answer, or can't be asked, or that of a bare loop, may have somebody's work in it;
-        one that answers, and does not know its conversation, never had any.
+        A nested server that can't be asked may have work in it, and so may one whose host creates the conversations.
         """
-        limit = timedelta(seconds=self._parts.settings.start_timeout + _GRACE)
-        if utcnow() - container.created_at < limit or self._parts.view.is_ready(container):
+        if self._ages.of(container) < self._parts.settings.start_timeout + _GRACE:
             return False
         if container.state == "created":
             return True
-        if not container.up or container.conversation is None or self._parts.view.foreign(container):
+        if not container.up or self._parts.view.is_ready(container):
             return False
-        if self._parts.view.server(container) is None:  # as where its host had another 'port' or 'url_template'
-            return False
-        loop = await self._parts.view.loop(container)
-        return loop.status is LoopStatus.STARTING and loop.reason is None
+        return await self._history.known(container) is False
+
+    async def _end_interrupted(self, container: Facts) -> None:
+        """Remove a container in which nothing ever happened; stop any other, and say why.
+
+        It is stopped before it is looked into, so that nothing can change any more once the decision is made.
+        """
+        _log.info("Ending the interrupted start of %s", container.loop.conversation_id)
+        why = LoopFailed(_INTERRUPTED, reason=Reason.INTERRUPTED)
+        if container.state != "created":
+            restarted = await self._history.was_restarted(container)
+            await self._lifecycle.closer.stop(container, seconds=self._parts.settings.close_timeout)
+            if restarted and await self._history.left(container):
+                why = LoopFailed(self._history.lost(container), reason=Reason.HISTORY_LOST)
+            if restarted or not await self._history.is_empty(container):
+                self._publish(container, "failed", LoopStatus.FAILED, why)
+                return
+        await self._lifecycle.closer.remove(container)
+        self._publish(container, "failed", LoopStatus.FAILED, why)
 
     async def _is_expired(self, container: Facts) -> bool:
         retention = self._parts.settings.retention
         if retention is None or not container.down:
             return False
-        with contextlib.suppress(NotOnEngine):
-            state = (await self._parts.engine.call("inspect_container", container.id))["State"]
-            return utcnow() - _time(state["FinishedAt"]) > timedelta(seconds=retention)
-        return False
-
-    async def _remove(self, container: Facts, reason: str | None, message: str) -> None:
-        _log.info("Removing the container of %s: %s", container.loop.conversation_id, message)
-        await self._lifecycle.closer.remove(container)
-        status = LoopStatus.FAILED if reason else None
-        self._tell(container, "failed" if reason else "removed", status, LoopFailed(message, reason=reason))
+        state = (await self._parts.engine.call("inspect_container", container.id))["State"]
+        return self._parts.engine.now() - _time(state["FinishedAt"]) > timedelta(seconds=retention)
 
     async def _mourn(self, container: Facts, exit_code: int | None) -> None:
         secrets = self._parts.secrets(container)
@@ -101,11 +141,11 @@ class Keeper:
         except EngineError as error:
             why = LoopFailed(f"The nested server ended ({error.message})", reason=Reason.EXITED, exit_code=exit_code)
         if why.exit_code in (0, 143):  # as when another replica closed it
-            self._tell(container, "stopped", LoopStatus.STOPPED, None)
+            self._publish(container, "stopped", LoopStatus.STOPPED, None)
         else:
-            self._tell(container, "failed", LoopStatus.FAILED, why)
+            self._publish(container, "failed", LoopStatus.FAILED, why)
 
-    def _tell(self, container: Facts, phase: str, status: LoopStatus | None, why: LoopFailed | None) -> None:
+    def _publish(self, container: Facts, phase: str, status: LoopStatus | None, why: LoopFailed | None) -> None:
         self._parts.context.emit(
             LoopChange(
                 conversation_id=container.loop.conversation_id,

@@ -21,6 +21,8 @@ NONCE: Final = "dev.loopnest.nonce"
 KEY: Final = "dev.loopnest.key"
 SPEC: Final = "dev.loopnest.spec"
 ROLE: Final = "dev.loopnest.role"
+#: The role of short-lived containers that are no loops.
+HELPER: Final = "helper"
 #: Begins the names of tokens that were taken.
 TAKEN: Final = f"{_PREFIX}-taken"
 IMAGE: Final = "dev.loopnest.image"

@@ -11,15 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import time
-from typing import Any, Final
+from typing import Any
 
 from loopnest import EngineError, LoopFailed, Reason
 from loopnest_docker import naming
 from loopnest_docker.engine import Engine, EngineConflict, NotOnEngine
+from loopnest_docker.helpers import Helpers
 from loopnest_docker.settings import DockerSettings
-
-_RULE_TIMEOUT: Final = 30
 
 
 class Network:
@@ -27,6 +25,7 @@ class Network:
 
     def __init__(self, engine: Engine, settings: DockerSettings, namespace: str) -> None:
         self._engine, self._settings, self._namespace = engine, settings, namespace
+        self._helpers = Helpers(engine, namespace)
         self._lock = asyncio.Lock()
         self._known = False
         self._closed: asyncio.Task[None] | None = None
@@ -48,6 +47,21 @@ class Network:
                 await self._find_or_create()
                 self._known = True
         return self.name
+
+    async def reattach(self, container_id: str) -> None:
+        """Attach a stopped container to the network that has our name now.
+
+        A container refers to its network by an id. Once that network was removed (``docker network prune``, a reset of
+        the engine), the engine refuses to start the container, also when a network of the same name exists again.
+
+        Raises:
+            EngineError: the network can't be created, or the engine refuses.
+        """
+        self.forget()
+        name = await self.ensure()
+        with contextlib.suppress(EngineError):  # the engine may have dropped the old network already
+            await self._engine.call("disconnect_container_from_network", container_id, name, force=True)
+        await self._engine.call("connect_container_to_network", container_id, name)
 
     async def ensure_closed(self, image: str) -> None:
         """Set the rules that keep loops from the host's services, unless the settings open everything.
@@ -83,8 +97,8 @@ class Network:
             self.forget()
             with contextlib.suppress(NotOnEngine):
                 await self._engine.call("remove_network", self.name)
-            await self._run_once(self._helper(removal(naming.bridge_name(self._namespace)), image))
-            await self._remove_helpers(age=0)
+            await self._helpers.run(self._helper(removal(naming.bridge_name(self._namespace)), image))
+            await self._helpers.remove_old(age=0)
 
     async def gateway(self) -> str:
         """The address under which loops see this host."""
@@ -115,8 +129,8 @@ class Network:
     async def _apply(self, image: str) -> None:
         script = _rules(naming.bridge_name(self._namespace), self._settings)
         try:
-            await self._remove_helpers(age=2 * _RULE_TIMEOUT)
-            exit_code, output = await self._run_once(self._helper(script, image))
+            await self._helpers.remove_old()
+            exit_code, output = await self._helpers.run(self._helper(script, image))
         except NotOnEngine as error:
             exit_code, output = -1, error.message
         wanted = self._settings.host_access is not True or self._settings.blocked_networks
@@ -135,7 +149,6 @@ class Network:
             "Entrypoint": ["/bin/sh", "-c", script],
             "Cmd": [],
             "User": "0",
-            "Labels": {naming.NAMESPACE: self._namespace, naming.ROLE: "firewall"},
             "HostConfig": {
                 "NetworkMode": "host",
                 "CapDrop": ["ALL"],
@@ -143,24 +156,6 @@ class Network:
                 "SecurityOpt": ["no-new-privileges"],
             },
         }
-
-    async def _remove_helpers(self, age: int) -> None:
-        """Remove helpers that a killed process left; those younger than ``age`` seconds may be somebody's."""
-        labels = [f"{naming.NAMESPACE}={self._namespace}", f"{naming.ROLE}=firewall"]
-        for helper in await self._engine.call("containers", all=True, filters={"label": labels}):
-            if time.time() - helper["Created"] >= age:
-                with contextlib.suppress(NotOnEngine, EngineConflict):  # another process was faster
-                    await self._engine.call("remove_container", helper["Id"], force=True, v=True)
-
-    async def _run_once(self, body: dict[str, Any]) -> tuple[int, str]:
-        created = await self._engine.call("create_container_from_config", body)
-        try:
-            await self._engine.call("start", created["Id"])
-            ended = await self._engine.call("wait", created["Id"], timeout=_RULE_TIMEOUT)
-            output: bytes = await self._engine.call("logs", created["Id"])
-            return int(ended["StatusCode"]), output.decode(errors="replace")
-        finally:
-            await asyncio.shield(self._engine.call("remove_container", created["Id"], force=True, v=True))
 
 
 def _rules(bridge: str, settings: DockerSettings) -> str:

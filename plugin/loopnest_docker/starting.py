@@ -18,6 +18,8 @@ from loopnest_docker.closing import Closer
 from loopnest_docker.container import ContainerSpec
 from loopnest_docker.engine import EngineConflict, NotOnEngine, complete
 from loopnest_docker.facts import Facts
+from loopnest_docker.history import History
+from loopnest_docker.mounts import check_mounts
 from loopnest_docker.parts import Parts
 from loopnest_docker.secret_file import secret_archive
 from loopnest_nested import session_keys
@@ -36,6 +38,7 @@ class Start:
     def __init__(self, parts: Parts, closer: Closer, gate: asyncio.Semaphore, request: StartLoop, owner: str) -> None:
         self._parts, self._closer, self._gate, self._request = parts, closer, gate, request
         self._name = naming.LoopName(parts.context.namespace, request.conversation_id, owner)
+        self._history = History(parts)
         self._made: str | None = None
         self._launched: str | None = None
         self._warm = False
@@ -53,7 +56,8 @@ class Start:
         while True:
             try:
                 container = await self._up(container)
-                await Boot(self._parts, container, self._request).finish()
+                is_new = container.id == self._made
+                await Boot(self._parts, container, self._request, is_new=is_new).finish()
                 return container
             except BaseException as error:
                 await asyncio.shield(self._undo())
@@ -76,7 +80,7 @@ class Start:
             except EngineConflict:
                 pass  # somebody else was faster: look again
             except NotOnEngine as error:
-                self._diagnose_missing(error)
+                await self._repair(container, error)
             container = await self._look()
             if container is None and self._made:
                 raise LoopFailed("The loop was closed while it was starting.", reason=Reason.INTERRUPTED)
@@ -136,6 +140,8 @@ class Start:
             )
         variables = {**parts.dialect.secret_environment(parts.view.keys(container)), **secret_environment}
         self._tell("booting")
+        if container.id != self._made:
+            await check_mounts(parts, container)
         async with self._gate:
             await parts.engine.call("put_archive", container.id, "/", secret_archive(variables))
             await parts.engine.call("start", container.id)
@@ -160,23 +166,35 @@ class Start:
         """When the engine made it, to the nanosecond; listings give seconds."""
         return str((await self._parts.engine.call("inspect_container", container.id))["Created"])
 
-    def _diagnose_missing(self, error: NotOnEngine) -> None:
-        """Tell a container that went away, which is looked for again, from something it needs and that is not there."""
+    async def _repair(self, container: Facts | None, error: NotOnEngine) -> None:
+        """Bring back what a container needs and the engine no longer has.
+
+        A container that itself is gone is looked for again.
+
+        Raises:
+            LoopFailed: what is missing can't be brought back.
+        """
         text = error.message.lower()
         if "no such image" in text:
             raise LoopFailed(error.message, reason=Reason.IMAGE_MISSING) from error
-        if "network" in text:
-            if not self._parts.network.ours:
-                raise LoopFailed(error.message, reason=Reason.ENGINE_REFUSED) from error
+        if "network" not in text:
+            return
+        if not self._parts.network.ours:
+            raise LoopFailed(error.message, reason=Reason.ENGINE_REFUSED) from error
+        if container:
+            await self._parts.network.reattach(container.id)
+        else:
             self._parts.network.forget()
 
     async def _undo(self) -> None:
         """Leave nothing of a start that failed: what it made is removed, what it started is stopped again.
 
-        A container that somebody else made is theirs, as they may still be starting it.
+        A container with a conversation is never removed: another replica may have created it meanwhile, or this start
+        may have failed only after the nested server had it. A container that another start made is left alone.
         """
         for container in await self._parts.inventory.look(self._name):
-            if container.id == self._made and not self._parts.settings.keep_failed:
+            disposable = container.id == self._made and not self._parts.settings.keep_failed
+            if disposable and not await self._history.is_there(container):
                 await self._closer.remove(container)
             elif container.id in (self._made, self._launched):
                 await self._closer.stop(container, seconds=1)

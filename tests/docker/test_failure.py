@@ -69,14 +69,14 @@ REQUEST = StartLoop(
 
 
 async def test_a_loop_that_dies_tells_nothing_of_its_secret_variables(parts, told, container):
-    Boot(parts, container, REQUEST)
+    Boot(parts, container, REQUEST, is_new=True)
     keeper = Keeper(parts, None)  # type: ignore[arg-type]
     await keeper._mourn(container, 3)
     assert told[0].log_tail == HIDDEN
 
 
 async def test_a_start_that_fails_tells_nothing_of_them_either(parts, container):
-    error = await Boot(parts, container, REQUEST)._explained()
+    error = await Boot(parts, container, REQUEST, is_new=True)._explained()
     assert tuple(error.log_tail) == HIDDEN
 
 

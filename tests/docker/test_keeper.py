@@ -1,63 +1,130 @@
-"""What the sweep takes for an interrupted start; that it finds one is shown by tests/e2e/test_docker_races.py."""
+"""What the sweep takes for an interrupted start; that it ends one is shown by tests/e2e/test_docker_nothing_lost.py."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 from pydantic import SecretStr
 
 from loopnest.models import utcnow
-from loopnest_docker import naming
+from loopnest_docker import keeper, naming
+from loopnest_docker.engine import NotOnEngine
 from loopnest_docker.facts import Facts
-from loopnest_docker.keeper import Keeper
+from loopnest_docker.keeper import Ages, Keeper
 from loopnest_docker.settings import DockerSettings
 from loopnest_docker.view import View
 from loopnest_nested import session_keys
+
+SECRET = SecretStr("a secret of the tests")
 
 
 class Dialect:
     """A nested server that answers, and knows no conversation."""
 
-    async def agent_status(self, server, conversation) -> None:
-        return None
+    async def has_conversation(self, server, conversation_id) -> bool:
+        return False
 
-    def nested_id(self, conversation) -> str:
-        return conversation
+    def nested_id(self, conversation_id) -> str:
+        return conversation_id
+
+    def store(self, place, conversation_id) -> str:
+        return "/store"
+
+
+class Engine:
+    """Has one container with no files in it."""
+
+    async def call(self, method, container_id):
+        assert method == "inspect_container"
+        return {"State": {"FinishedAt": "0001-01-01T00:00:00Z"}}
+
+    async def run(self, work):
+        raise NotOnEngine("no such directory")
+
+
+def facts(**different) -> Facts:
+    labels = {naming.KEY: session_keys.fingerprint(SECRET), naming.NONCE: "0" * 32}
+    name = naming.LoopName("tests", "c1", "nobody")
+    known = {"id": "id", "name": str(name), "loop": name, "state": "running", "exit_code": None, "address": ""}
+    return Facts(**{**known, "created_at": utcnow(), "labels": labels, "ports": {8000: 40001}, **different})
 
 
 @pytest.fixture
-def removed_of():
-    """Sweep one container that has run for an hour, and say what was removed."""
-    secret = SecretStr("a secret of the tests")
+def clock(monkeypatch):
+    """The keeper's clock, to be moved by hand."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(keeper.time, "monotonic", lambda: clock.now)
+    return clock
 
-    async def sweep(ports: dict[int, int]) -> list[Facts]:
-        labels = {naming.KEY: session_keys.fingerprint(secret), naming.NONCE: "0" * 32}
-        name, an_hour_ago = naming.LoopName("tests", "c1", "anybody"), utcnow() - timedelta(hours=1)
-        container = Facts("id", str(name), name, "running", None, an_hour_ago, labels, ports, "")
-        removed: list[Facts] = []
+
+@pytest.fixture
+def calls_of(clock):
+    """Sweep a container twice, with so many seconds in between; return what was done to it."""
+
+    async def sweeps(container: Facts, seconds: float) -> list[str]:
+        calls: list[str] = []
 
         async def everything():
             return {"id": container}
 
         async def remove(found):
-            removed.append(found)
+            calls.append("remove")
 
-        context = SimpleNamespace(secret=secret, strategy="docker", emit=lambda change: None)
+        async def stop(found, *, seconds):
+            calls.append("stop")
+
+        context = SimpleNamespace(secret=SECRET, strategy="docker", emit=lambda change: calls.append(change.reason))
         view = View(DockerSettings(), context, Dialect(), None)
         inventory = SimpleNamespace(all=everything)
-        parts = SimpleNamespace(settings=DockerSettings(), context=context, view=view, inventory=inventory)
-        lifecycle = SimpleNamespace(busy=lambda container: False, closer=SimpleNamespace(remove=remove))
-        await Keeper(parts, lifecycle).sweep()
-        return removed
+        parts = SimpleNamespace(
+            settings=DockerSettings(),
+            context=context,
+            view=view,
+            inventory=inventory,
+            dialect=Dialect(),
+            engine=Engine(),
+        )
+        closer = SimpleNamespace(remove=remove, stop=stop)
+        swept = Keeper(parts, SimpleNamespace(busy=lambda container: False, closer=closer))
+        await swept.sweep()
+        clock.now += seconds
+        await swept.sweep()
+        return calls
 
-    return sweep
+    return sweeps
 
 
-async def test_a_server_that_never_got_its_conversation_is_removed(removed_of):
-    assert len(await removed_of({8000: 40001})) == 1
+LONG = DockerSettings().start_timeout + 6
 
 
-async def test_a_server_that_this_host_has_no_address_of_may_be_at_work_and_is_kept(removed_of):
-    assert await removed_of({8001: 40001}) == []
+async def test_an_empty_container_of_an_interrupted_start_is_removed(calls_of):
+    assert await calls_of(facts(), LONG) == ["stop", "remove", "interrupted"]
+
+
+async def test_a_container_that_never_ran_is_removed(calls_of):
+    assert await calls_of(facts(state="created"), LONG) == ["remove", "interrupted"]
+
+
+async def test_a_start_that_may_go_on_elsewhere_is_left_alone(calls_of):
+    assert await calls_of(facts(), LONG - 2) == []
+
+
+async def test_a_server_without_a_known_address_is_kept(calls_of):
+    assert await calls_of(facts(ports={8001: 40001}), LONG) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "loopnest.tests.c1.alice"}, {"state": "paused"}, {"ports": {8000: 40002}}], ids=str
+)
+def test_a_claim_or_a_restart_begins_a_new_count(clock, change):
+    ages = Ages()
+    ages.look([facts()])
+    clock.now = 100
+    ages.look([facts()])
+    assert ages.of(facts()) == 100
+    changed = facts(**change)
+    ages.look([changed])
+    assert ages.of(changed) == 0
+    ages.look([facts()])
+    assert ages.of(facts()) == 0

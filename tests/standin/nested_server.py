@@ -3,7 +3,8 @@
 It proves nothing about the real server, which has tests of its own; it stands in where the engine is what is tested,
 or where hundreds are needed. ``STANDIN`` says how it behaves: ``normal``, ``exit`` (before it is ready), ``never``
 (ready), ``hog`` (memory, before it is ready), ``refuse`` (conversations), ``slow`` (two seconds to become ready),
-``deaf`` (to SIGTERM), ``upset`` (500 for conversations that it hasn't).
+``deaf`` (to SIGTERM), ``upset`` (500 for conversations that it hasn't), ``hesitant`` (four seconds to create a
+conversation), ``mute`` (no answer to the creation of a conversation, which succeeds).
 """
 
 from __future__ import annotations
@@ -65,10 +66,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(422, {"detail": "no agent"})
         file = self.file(body["conversation_id"])
         existed = file.exists()
+        if MODE == "hesitant":
+            time.sleep(4)
         if not existed:
             file.parent.mkdir(parents=True, exist_ok=True)
             first = body.get("initial_message")
             file.write_text(event(first) if first else "")
+            if MODE == "mute":
+                time.sleep(600)
         return self.answer(200 if existed else 201, {"id": body["conversation_id"], "execution_status": "idle"})
 
     def file(self, conversation_id: str) -> pathlib.Path:
