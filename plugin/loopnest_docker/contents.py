@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import tarfile
-from typing import Any, Final
+from typing import Final
+
+import requests
+from docker.errors import create_api_error_from_http_exception
 
 import docker
 from loopnest_docker.engine import Engine, NotOnEngine
@@ -29,11 +31,17 @@ async def has_entries(engine: Engine, container_id: str, directory: str) -> bool
 
 
 def _first_entry(client: docker.APIClient, container_id: str, directory: str) -> tarfile.TarInfo | None:
-    """Read the beginning of the archive only: a workspace may have gigabytes."""
-    stream: Any
-    stream, _ = client.get_archive(container_id, directory, chunk_size=4096)
-    with contextlib.closing(stream):
-        beginning = b"".join(itertools.islice(stream, _ENOUGH // 4096))
+    """Read the beginning of the archive only: a workspace may have gigabytes.
+
+    Not by the SDK's ``get_archive``, which keeps the connection open until the whole archive was read.
+    """
+    url = f"{client.base_url}/v{client.api_version}/containers/{container_id}/archive"
+    with client.get(url, params={"path": directory}, stream=True, timeout=client.timeout) as response:
+        try:
+            response.raise_for_status()
+        except requests.HTTPError as error:
+            create_api_error_from_http_exception(error)
+        beginning = b"".join(itertools.islice(response.iter_content(4096), _ENOUGH // 4096))
     with tarfile.open(fileobj=io.BytesIO(beginning), mode="r|") as archive:
         archive.next()  # the directory itself
         try:

@@ -7,7 +7,9 @@ import os
 from typing import Any, Final
 
 from loopnest import EngineError, Finding, Reason
+from loopnest_docker import naming
 from loopnest_docker.engine import Engine
+from loopnest_docker.facts import read
 from loopnest_docker.image import ImageStore
 from loopnest_docker.settings import DockerSettings
 
@@ -29,6 +31,7 @@ async def examine(settings: DockerSettings) -> list[Finding]:
             _engine(engine, version),
             *_limits(info),
             _restarts(info),
+            await _prune(engine),
             _init(info),
             *_runtime(settings, info),
             *await _image(engine, settings),
@@ -80,6 +83,24 @@ def _restarts(info: dict[str, Any]) -> Finding:
         level="warning",
         message="A restart of the engine stops every loop.",
         advice='Set "live-restore": true in /etc/docker/daemon.json.',
+    )
+
+
+async def _prune(engine: Engine) -> Finding:
+    """Warn of prunes while there are stopped loops, whose workspaces are in their containers.
+
+    ``pruneFilters`` in the docker command's configuration is no cure: command 20.10 follows it, 28.2 ignores it.
+    """
+    filters = {"label": naming.NAMESPACE, "status": ["exited", "dead"]}
+    listed = await engine.call("containers", all=True, filters=filters)
+    stopped = sum(1 for container in listed if read(container))
+    if not stopped:
+        return Finding(check="prune", level="ok", message="no stopped loops that 'docker system prune' would remove")
+    return Finding(
+        check="prune",
+        level="warning",
+        message=f"'docker system prune' would remove the stopped loops ({stopped}) with their workspaces.",
+        advice=f"Prune with --filter 'label!={naming.NAMESPACE}'.",
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from loopnest import Llm, LoopManager, LoopQuery, LoopStatus, Message, StartLoop
+from loopnest import Llm, LoopFailed, LoopManager, LoopQuery, LoopStatus, Message, Reason, StartLoop
 from loopnest_cli import scripted_model
 from loopnest_docker.engine import Engine
 from loopnest_docker.network import Network
@@ -129,3 +129,19 @@ async def _listed(manager: LoopManager) -> list[Any]:
     loops = await manager.list_loops(LoopQuery(user_id="alice", probe=True))
     assert [loop.status for loop in loops] == [LoopStatus.RUNNING]
     return loops
+
+
+async def test_a_store_that_a_full_disk_truncated_is_reported_and_kept(manager, model, engine, containers):
+    loop = await manager.start_loop(request(model, "run: echo work >/workspace/project/work"))
+    await finished(loop, 1)
+    [container] = containers()
+    truncate = "find /workspace/.openhands/conversations -type f -exec truncate -s 0 {} +"
+    ran = engine.exec_create(container["Id"], ["sh", "-c", truncate])
+    assert await asyncio.to_thread(engine.exec_start, ran["Id"]) == b""
+    engine.kill(container["Id"])
+    with pytest.raises(LoopFailed) as caught:
+        await manager.start_loop(request(model))
+    assert caught.value.reason == Reason.HISTORY_LOST
+    archive, stat = engine.get_archive(container["Id"], "/workspace/project/work")
+    assert stat["size"] == len("work\n")
+    assert b"".join(archive)  # or the SDK keeps the connection open

@@ -105,6 +105,43 @@ async def test_a_restart_that_fails_keeps_the_workspace(opened, loops_dir):
         assert (loops_dir / "c1" / "workspace" / "work").read_text() == "hours of it"
 
 
+async def test_a_lost_history_fails_the_start_and_keeps_the_workspace(opened, loops_dir):
+    async with opened() as loops:
+        await loops.start_loop(request())
+        await loops.close_session("c1", ALICE)
+        (loops_dir / "c1" / "workspace" / "work").write_text("work")
+        for file in (loops_dir / "c1" / "data" / "conversations").iterdir():
+            file.rename(file.with_name("truncated"))
+        with pytest.raises(LoopFailed) as caught:
+            await loops.start_loop(request())
+        assert caught.value.reason == Reason.HISTORY_LOST
+        [loop] = await loops.list_loops(LoopQuery(user_id=ALICE))
+    assert (loop.status, loop.reason) == (LoopStatus.FAILED, Reason.HISTORY_LOST)
+    assert (loops_dir / "c1" / "workspace" / "work").read_text() == "work"
+
+
+async def test_a_workspace_that_is_gone_is_not_replaced(opened, tmp_path):
+    async with opened(workspaces=tmp_path / "disk") as loops:
+        await loops.start_loop(request())
+        await loops.close_session("c1", ALICE)
+        unmounted = (tmp_path / "disk").rename(tmp_path / "unmounted")
+        with pytest.raises(LoopFailed, match=f"{tmp_path}/disk/c1") as caught:
+            await loops.start_loop(request())
+        assert caught.value.reason == Reason.MOUNT_MISSING
+        unmounted.rename(tmp_path / "disk")
+        assert (await loops.start_loop(request())).status is LoopStatus.RUNNING
+
+
+async def test_a_close_keeps_a_conversation_that_a_killed_host_had_created(opened, loops_dir):
+    async with opened() as loops:
+        await loops.start_loop(request())
+        registry = Registry(loops_dir)
+        record = registry.read("c1")
+        registry.write(record.model_copy(update={"state": "starting", "proven": False}))
+        assert not (await loops.close_session("c1", ALICE)).removed
+        assert (await loops.start_loop(request())).status is LoopStatus.RUNNING
+
+
 async def test_a_missing_server_is_explained(opened):
     async with opened(python="/nowhere/python") as loops:
         with pytest.raises(LoopFailed) as caught:
