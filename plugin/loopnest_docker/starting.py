@@ -7,6 +7,8 @@ by another process that wants the same loop, or by the next host after this one 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 from typing import Final
 
 from pydantic import SecretStr
@@ -26,6 +28,12 @@ from loopnest_nested import session_keys
 
 #: How often a start looks again when others change the container under its hands.
 _ATTEMPTS: Final = 10
+#: Seconds, at the most, until a start tries again that gave up for a rival.
+_BACK_OFF: Final = 0.5
+
+
+class _Contended(LoopNotFound):
+    """Another user claims the conversation at the same moment."""
 
 
 class Start:
@@ -53,7 +61,7 @@ class Start:
             LoopNotFound: the conversation is somebody else's.
             LoopFailed, EngineError, NestedError: it could not be started.
         """
-        while True:
+        for attempt in itertools.count():
             try:
                 container = await self._up(container)
                 is_new = container.id == self._made
@@ -61,14 +69,17 @@ class Start:
                 return container
             except BaseException as error:
                 await asyncio.shield(self._undo())
-                if not self._may_try_again(error):
+                if attempt == _ATTEMPTS or not self._may_try_again(error):
                     raise
-                container = None
+                if isinstance(error, _Contended):
+                    await asyncio.sleep(random.uniform(0, _BACK_OFF))  # noqa: S311 - jitter
+            container = await self._look()
+        raise AssertionError
 
     def _may_try_again(self, error: BaseException) -> bool:
-        """Whether a container of the pool was dead when it was claimed, which is not the request's fault."""
+        """Whether two users claimed one id at once, or a claimed container of the pool turned out to be dead."""
         warm, self._warm = self._warm, False
-        return warm and isinstance(error, LoopFailed) and error.exit_code is not None
+        return isinstance(error, _Contended) or (warm and isinstance(error, LoopFailed) and error.exit_code is not None)
 
     async def _up(self, container: Facts | None) -> Facts:
         """Do what is missing until the container runs, or has ended since we started it."""
@@ -150,17 +161,30 @@ class Start:
     async def _look(self) -> Facts | None:
         """Find our container in what the engine has now, and settle whose the conversation is.
 
-        Of two users who race for one id the older container wins; the engine's clock is the judge.
+        Raises:
+            LoopNotFound: the conversation is another user's.
+            _Contended: that can't be settled now.
         """
         rivals = await self._parts.inventory.look(self._name)
         mine = next((it for it in rivals if it.loop == self._name), None)
         if mine is None and rivals:
             raise LoopNotFound(self._name.conversation_id)
         if mine and len(rivals) > 1:
-            ages = {it.id: await self._created_at(it) for it in rivals}
-            if min(ages, key=lambda it: (ages[it], it)) != mine.id:
-                raise LoopNotFound(self._name.conversation_id)
+            await self._settle(mine, rivals)
         return mine
+
+    async def _settle(self, mine: Facts, rivals: list[Facts]) -> None:
+        """Decide a race of two users for one id.
+
+        The older container wins; the engine's clock is the judge. A claimed container is older than its claim, and the
+        engine does not say when it was renamed: there all give up and try again, as a rival that did not see this
+        container may have won already.
+        """
+        if any(it.labels.get(naming.ROLE) == "slot" for it in rivals) and mine.id == self._made:
+            raise _Contended(self._name.conversation_id)
+        ages = {it.id: await self._created_at(it) for it in rivals}
+        if min(ages, key=lambda it: (ages[it], it)) != mine.id:
+            raise LoopNotFound(self._name.conversation_id)
 
     async def _created_at(self, container: Facts) -> str:
         """When the engine made it, to the nanosecond; listings give seconds."""

@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from loopnest import EVERYONE, LoopFailed, LoopQuery, LoopStatus, Message, Reason, StartLoop
+from loopnest import (
+    EVERYONE,
+    LoopFailed,
+    LoopNotFound,
+    LoopQuery,
+    LoopStatus,
+    Message,
+    Reason,
+    StartLoop,
+    hookimpl,
+)
 from loopnest.models import utcnow
 from loopnest_docker import engine as engine_module
 from loopnest_docker import naming
@@ -130,6 +140,48 @@ async def test_a_claim_counts_as_new_however_old_the_container_is(open_manager, 
     await open_manager(pool={"size": 1}, environment={"STANDIN": "hesitant"}, **HASTY)
     loop = await manager.start_loop(StartLoop(conversation_id="c1"))
     assert (loop.origin, loop.status) == ("warm", LoopStatus.RUNNING)
+
+
+async def test_a_claim_never_takes_a_conversation_from_its_owner(open_manager, engine, namespace, containers):
+    """A slot is older than a container that was created while the slot waited."""
+
+    class Wait:
+        def __init__(self):
+            self.reached, self.go_on = asyncio.Event(), asyncio.Event()
+
+        @hookimpl
+        async def configure_container(self, request, spec):
+            if request.conversation_id == "c1":
+                self.reached.set()
+                await self.go_on.wait()
+
+    wait = Wait()
+    late = await open_manager(wait, pool={"size": 1})
+    token = {"label": [f"{naming.NAMESPACE}={namespace}", f"{naming.ROLE}=token"]}
+    while not engine.containers(all=True, filters=token):
+        await asyncio.sleep(0.05)
+    bob = asyncio.ensure_future(late.start_loop(StartLoop(conversation_id="c1", user_id="bob")))
+    await wait.reached.wait()
+    early = await open_manager()
+    await early.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
+    wait.go_on.set()
+    with pytest.raises(LoopNotFound):
+        await bob
+    assert len(containers()) == 1
+    assert (await early.get_loop("c1", "alice")).status is LoopStatus.RUNNING
+
+
+async def test_of_two_users_who_claim_one_id_at_once_exactly_one_gets_it(open_manager, engine, namespace, containers):
+    hosts = [await open_manager(pool={"size": 4}) for _ in range(2)]
+    tokens = {"label": [f"{naming.NAMESPACE}={namespace}", f"{naming.ROLE}=token"]}
+    for number in range(5):
+        while len(engine.containers(all=True, filters=tokens)) < 4:
+            await asyncio.sleep(0.05)
+        users = zip(hosts, ("alice", "bob"), strict=True)
+        starts = [host.start_loop(StartLoop(conversation_id=f"c{number}", user_id=user)) for host, user in users]
+        outcomes = await asyncio.gather(*starts, return_exceptions=True)
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Loop", "LoopNotFound"], outcomes
+    assert len(containers()) == 5
 
 
 async def test_a_host_whose_clock_is_ahead_removes_nothing(open_manager, containers, monkeypatch):
