@@ -162,7 +162,7 @@ async def test_a_claim_never_takes_a_conversation_from_its_owner(open_manager, e
         await asyncio.sleep(0.05)
     bob = asyncio.ensure_future(late.start_loop(StartLoop(conversation_id="c1", user_id="bob")))
     await wait.reached.wait()
-    early = await open_manager()
+    early = await open_manager(memory="1GiB")  # so the slot is of no use to it
     await early.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
     wait.go_on.set()
     with pytest.raises(LoopNotFound):
