@@ -68,8 +68,8 @@ class AsyncPluginManager(pluggy.PluginManager):
             return self._async_hookexec(hook_name, methods, kwargs, firstresult)
         return super()._hookexec(hook_name, methods, kwargs, firstresult)
 
-    def caller_of(self, hook: str, plugin: object) -> Callable[..., Any]:
-        """Return what calls ``hook`` of one plugin only, with the wrappers around it.
+    def caller_of(self, hook: str, plugin: object, *, wrapped: bool = True) -> Callable[..., Any]:
+        """Return what calls ``hook`` of one plugin only, with the wrappers around it, or without.
 
         Not `subset_hook_caller`: up to pluggy 1.5, it overlooks implementations that are called other than the hook.
         """
@@ -77,7 +77,8 @@ class AsyncPluginManager(pluggy.PluginManager):
         firstresult = bool(caller.spec and caller.spec.opts["firstresult"])
 
         def call(**kwargs: object) -> Any:
-            implementations = [one for one in caller.get_hookimpls() if one.wrapper or one.plugin is plugin]
+            every = caller.get_hookimpls()
+            implementations = [one for one in every if (wrapped if one.wrapper else one.plugin is plugin)]
             return self._hookexec(hook, implementations, kwargs, firstresult)
 
         return call

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from loopnest.asyncpluggy import AsyncPluginManager
@@ -12,7 +12,8 @@ from loopnest.changes import Listener
 from loopnest.deadline import Overdue, within
 from loopnest.errors import HookTimeout, LoopnestError, Reason
 from loopnest.models import Closed, Delivery, Event, Finding, Loop, LoopChange, LoopQuery, StartLoop
-from loopnest.owners import Everyone
+from loopnest.owners import EVERYONE
+from loopnest.selection import NO_LOOPS
 from loopnest.settings import LoopnestSettings
 from loopnest.specs import HostContext
 
@@ -47,35 +48,56 @@ class Calls:
             return error
         return None
 
-    async def start_loop(self, request: StartLoop) -> Loop:
-        """Call ``start_loop``."""
-        answer = await self._limited("start_loop", self._hook.start_loop(request=request), self._timeouts.start)
-        loop: Loop = self._due("start_loop", answer, request.conversation_id)
-        return loop
+    async def find_loop(self, conversation_id: str, *, probe: bool = False) -> Loop | None:
+        """Look up one loop, whoever owns it: with ``find_loop``, then the strategy alone, then all plugins together.
 
-    async def close_session(self, conversation_id: str, user_id: str | Everyone | None, remove: bool) -> Closed:
+        The strategy is asked without the wrappers around it, so that no override can hide a loop from other hooks.
+        """
+        if self._hook.find_loop.get_hookimpls():
+            found: Loop | None = await self._limited("find_loop", self._hook.find_loop(conversation_id=conversation_id))
+            if found is not None:
+                return found
+        query = LoopQuery(user_id=EVERYONE, conversation_ids=frozenset({conversation_id}), probe=probe)
+        for listing in self._listings():
+            loops = await self._limited("list_loops", listing(query=query), self._timeouts.list) or ()
+            if found := next(iter(query.select(loops)), None):
+                return found
+        return None
+
+    def _listings(self) -> Iterator[_Caller]:
+        yield self._plugins.caller_of("list_loops", self._plugins.get_plugin(self._strategy), wrapped=False)
+        names = {one.plugin_name for one in self._hook.list_loops.get_hookimpls()}
+        if names - {self._strategy, NO_LOOPS}:
+            yield self._hook.list_loops
+
+    async def start_loop(self, request: StartLoop, loop: Loop | None) -> Loop:
+        """Call ``start_loop``."""
+        call = self._hook.start_loop(request=request, loop=loop)
+        answer = await self._limited("start_loop", call, self._timeouts.start)
+        started: Loop = self._due("start_loop", answer, request.conversation_id)
+        return started
+
+    async def close_session(self, loop: Loop, remove: bool) -> Closed:
         """Call ``close_session``."""
-        call = self._hook.close_session(conversation_id=conversation_id, user_id=user_id, remove=remove)
+        call = self._hook.close_session(conversation_id=loop.conversation_id, loop=loop, remove=remove)
         answer = await self._limited("close_session", call, self._timeouts.close)
-        closed: Closed = self._due("close_session", answer, conversation_id)
+        closed: Closed = self._due("close_session", answer, loop.conversation_id)
         return closed
 
     async def list_loops(self, query: LoopQuery) -> Sequence[Loop]:
-        """Call ``list_loops``; no answer means no loops."""
+        """Call ``list_loops``."""
         return await self._limited("list_loops", self._hook.list_loops(query=query), self._timeouts.list) or ()
 
-    async def send_event(self, conversation_id: str, event: Event, user_id: str | Everyone | None) -> Delivery:
+    async def send_event(self, loop: Loop, event: Event) -> Delivery:
         """Call ``send_event``."""
-        call = self._hook.send_event(conversation_id=conversation_id, event=event, user_id=user_id)
+        call = self._hook.send_event(conversation_id=loop.conversation_id, loop=loop, event=event)
         answer = await self._limited("send_event", call, self._timeouts.send)
-        delivery: Delivery = self._due("send_event", answer, conversation_id)
+        delivery: Delivery = self._due("send_event", answer, loop.conversation_id)
         return delivery
 
-    async def loop_logs(
-        self, conversation_id: str, user_id: str | Everyone | None, tail: int, follow: bool
-    ) -> AsyncIterator[str] | None:
-        """Call ``loop_logs``; None where nobody keeps a log."""
-        call = self._hook.loop_logs(conversation_id=conversation_id, user_id=user_id, tail=tail, follow=follow)
+    async def loop_logs(self, loop: Loop, tail: int, follow: bool) -> AsyncIterator[str] | None:
+        """Call ``loop_logs``; None where no plugin keeps a log."""
+        call = self._hook.loop_logs(conversation_id=loop.conversation_id, loop=loop, tail=tail, follow=follow)
         lines: AsyncIterator[str] | None = await self._limited("loop_logs", call)
         return lines
 

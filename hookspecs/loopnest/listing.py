@@ -3,8 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+from loopnest.errors import LoopNotFound
 from loopnest.models import Loop, LoopStatus
+from loopnest.owners import Everyone, owns
+from loopnest.records import REMOVED
+
+
+@dataclass(frozen=True)
+class Known:
+    """What one lookup found of a conversation's loop.
+
+    Attributes:
+        loop: as the plugins see it; None where they have none.
+        shown: as users see it: with the start that goes on here, or with the reason that was kept.
+    """
+
+    conversation_id: str
+    loop: Loop | None
+    shown: Loop | None
+
+    def visible_to(self, user_id: str | Everyone | None) -> Loop:
+        """Return the loop as users see it.
+
+        Raises:
+            LoopNotFound: there is none, it was removed, or another user owns it.
+        """
+        if self.shown is None or self.shown.phase == REMOVED or not owns(user_id, self.shown.owner):
+            raise LoopNotFound(self.conversation_id)
+        return self.shown
 
 
 def merge(listed: Iterable[Loop], starts: Iterable[Loop], records: Iterable[Loop]) -> list[Loop]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from weakref import WeakValueDictionary
@@ -19,7 +20,7 @@ from loopnest.asyncpluggy import AsyncPluginManager
 from loopnest.calls import Calls
 from loopnest.changes import Changes
 from loopnest.errors import LoopFailed, LoopnestError, LoopNotFound, Reason
-from loopnest.listing import merge
+from loopnest.listing import Known, merge
 from loopnest.models import (
     Closed,
     Control,
@@ -33,7 +34,7 @@ from loopnest.models import (
     StartLoop,
 )
 from loopnest.outcomes import Outcomes
-from loopnest.owners import EVERYONE, Everyone, owns
+from loopnest.owners import Everyone, owner_of, owns
 from loopnest.records import REMOVED, Records
 from loopnest.secret import host_secret
 from loopnest.selection import new_plugin_manager, register, require_strategy, select
@@ -161,46 +162,49 @@ class LoopManager:
             LoopFailed: it could not be started; with the reason, exit code and last log lines where there are any.
         """
         known = await self._find(request.conversation_id)
-        if known and not owns(request.user_id, known.owner):
+        if known.shown and not owns(request.user_id, known.shown.owner):
             raise LoopNotFound(request.conversation_id)
-        task = self._starts.begin(request, lambda it: self._start(it, known))
+        task = self._begin(request, known)
         if request.wait:
             return await join(task, request.conversation_id)
-        if known and known.status is LoopStatus.RUNNING:
-            return known
+        if known.loop and known.loop.status is LoopStatus.RUNNING:
+            return known.loop
         return self._starts.get(request.conversation_id) or await join(task, request.conversation_id)
 
     async def close_session(self, conversation_id: str, user_id: UserId = None, *, remove: bool = False) -> Closed:
         """Stop a loop from any state; with ``remove``, remove its container and workspace too."""
         known = await self._find(conversation_id)
-        if known is None or not owns(user_id, known.owner):
+        shown = known.shown  # a removed loop too, which is closed again without error
+        if shown is None or not owns(user_id, shown.owner):
             raise LoopNotFound(conversation_id)
         interrupted = await self._starts.cancel(conversation_id)
         async with self._life_locks.setdefault(conversation_id, asyncio.Lock()):
-            if known.status in (LoopStatus.STARTING, LoopStatus.RUNNING, LoopStatus.PAUSED):
-                self._outcomes.tell(known, "stopping", known.status)
-            try:
-                closed = await self._calls.close_session(conversation_id, user_id, remove)
-            except LoopNotFound:
-                if not interrupted and known.status is not LoopStatus.FAILED and known.phase != REMOVED:
-                    raise
-                closed = Closed(conversation_id=conversation_id, already=not interrupted, removed=True)
-            self._outcomes.closed(known, closed, remove=remove)
+            if interrupted:  # what the start had made may be gone, or have been kept
+                known = replace(known, loop=await self._calls.find_loop(conversation_id))
+            closed = await self._close(known, remove=remove, interrupted=interrupted)
+            self._outcomes.closed(shown, closed, remove=remove)
             return closed
 
     async def list_loops(self, query: LoopQuery | None = None) -> list[Loop]:
         """List loops: those the plugins know, starts that go on here, and starts that failed recently."""
-        return [loop for loop in await self._list(query or LoopQuery()) if loop.phase != REMOVED]
+        query = query or LoopQuery()
+        await self._turns.mine()
+        listed = await self._calls.list_loops(query.model_copy(update={"statuses": None}))
+        merged = self._merged(listed, query.conversation_ids)
+        return [loop for loop in query.select(merged) if loop.phase != REMOVED]
 
     async def send_event(self, conversation_id: str, event: Event, user_id: UserId = None) -> Delivery:
         """Deliver an event; those for one conversation arrive in the order of the calls.
+
+        A stopped loop is started again first, unless ``loopnest.restart_on_send`` is off; one that is being started is
+        waited for.
 
         A nested server may take a message only when the agent's tool has ended, which can be minutes. What steers the
         agent away from that tool (``pause``, ``interrupt``) overtakes what waits.
 
         Raises:
             NestedError: the nested server did not take it.
-            LoopFailed: the loop does not run.
+            LoopFailed: the loop does not run, and may not or could not be started.
         """
         if isinstance(event, Control) and event.action != "run":
             return await self._send(conversation_id, event, user_id)
@@ -211,18 +215,17 @@ class LoopManager:
 
     async def get_loop(self, conversation_id: str, user_id: UserId = None, *, probe: bool = False) -> Loop:
         """Return one loop."""
-        loop = await self._find(conversation_id, probe=probe)
-        if loop is None or loop.phase == REMOVED or not owns(user_id, loop.owner):
-            raise LoopNotFound(conversation_id)
-        return loop
+        known = await self._find(conversation_id, probe=probe)
+        return known.visible_to(user_id)
 
     async def loop_logs(
         self, conversation_id: str, user_id: UserId = None, *, tail: int = 100, follow: bool = False
     ) -> AsyncIterator[str]:
         """Read the log of a loop's nested server; failed loops that are gone give the lines that were kept."""
-        loop = await self.get_loop(conversation_id, user_id)
-        lines = await self._calls.loop_logs(conversation_id, user_id, tail, follow)
-        return lines if lines is not None else _iterate(loop.log_tail)
+        known = await self._find(conversation_id)
+        shown = known.visible_to(user_id)
+        lines = await self._calls.loop_logs(known.loop, tail, follow) if known.loop else None
+        return lines if lines is not None else _iterate(shown.log_tail)
 
     async def diagnose(self) -> list[Finding]:
         """Ask every plugin what it lacks; needs no `__aenter__`."""
@@ -234,38 +237,72 @@ class LoopManager:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    async def _send(self, conversation_id: str, event: Event, user_id: UserId) -> Delivery:
-        await self.get_loop(conversation_id, user_id)
-        return await self._calls.send_event(conversation_id, event, user_id)
-
-    async def _list(self, query: LoopQuery) -> list[Loop]:
-        await self._turns.mine()  # every hook's call looks its loop up here first
-        unfiltered = query.model_copy(update={"statuses": None})
-        listed = await self._calls.list_loops(unfiltered)
-        asked = query.conversation_ids
-        return query.select(merge(listed, self._starts.of(asked), self._records.of(asked)))
-
-    async def _find(self, conversation_id: str, *, probe: bool = False) -> Loop | None:
+    async def _find(self, conversation_id: str, *, probe: bool = False) -> Known:
+        """Look one loop up, whoever owns it. Each operation does this once."""
         check_conversation_id(conversation_id)
-        query = LoopQuery(user_id=EVERYONE, conversation_ids=frozenset({conversation_id}), probe=probe)
-        return next(iter(await self._list(query)), None)
+        await self._turns.mine()
+        loop = await self._calls.find_loop(conversation_id, probe=probe)
+        shown = self._merged([loop] if loop else [], frozenset({conversation_id}))
+        return Known(conversation_id, loop, shown[0] if shown else None)
 
-    async def _start(self, request: StartLoop, known: Loop | None) -> Loop:
+    def _merged(self, listed: Iterable[Loop], conversation_ids: frozenset[str] | None) -> list[Loop]:
+        return merge(listed, self._starts.of(conversation_ids), self._records.of(conversation_ids))
+
+    async def _send(self, conversation_id: str, event: Event, user_id: UserId) -> Delivery:
+        known = await self._find(conversation_id)
+        known.visible_to(user_id)
+        return await self._calls.send_event(await self._running(known), event)
+
+    async def _running(self, known: Known) -> Loop:
+        """Return the loop once it runs, started again if need be."""
+        loop, shown = known.loop, known.shown
+        assert shown is not None
+        if loop and loop.status is LoopStatus.RUNNING:
+            return loop
+        if loop is None and shown.status is LoopStatus.FAILED:  # its start failed, and left nothing
+            raise LoopFailed(shown.message or "The loop failed.", reason=shown.reason, log_tail=shown.log_tail)
+        if shown.status is not LoopStatus.STARTING and not self.settings.restart_on_send:
+            raise LoopFailed(
+                f"The loop is {shown.status}, and 'loopnest.restart_on_send' is off. Start it again.",
+                reason=Reason.NOT_RUNNING,
+            )
+        request = StartLoop(conversation_id=known.conversation_id)
+        return await join(self._begin(request, known), known.conversation_id)
+
+    async def _close(self, known: Known, *, remove: bool, interrupted: bool) -> Closed:
+        gone = Closed(conversation_id=known.conversation_id, already=not interrupted, removed=True)
+        if known.loop is None:
+            return gone
+        if known.loop.status in (LoopStatus.STARTING, LoopStatus.RUNNING, LoopStatus.PAUSED):
+            self._outcomes.tell(known.loop, "stopping", known.loop.status)
+        try:
+            return await self._calls.close_session(known.loop, remove)
+        except LoopNotFound:
+            if not interrupted and known.loop.status is not LoopStatus.FAILED:
+                raise
+            return gone
+
+    def _begin(self, request: StartLoop, known: Known) -> asyncio.Task[Loop]:
+        owner = known.shown.owner if known.shown else owner_of(request.user_id)
+        request = request.model_copy(update={"owner": owner})
+        return self._starts.begin(request, lambda it: self._start(it, known))
+
+    async def _start(self, request: StartLoop, known: Known) -> Loop:
         lock = self._life_locks.setdefault(request.conversation_id, asyncio.Lock())
         waits = lock.locked()
         async with lock:
-            if waits:  # for somebody who closes the loop: what was known is history
+            if waits:  # the loop was closed meanwhile
                 known = await self._find(request.conversation_id)
-            if known is not None and known.status is LoopStatus.RUNNING:
-                return await self._call_start(request)
+            if known.loop is not None and known.loop.status is LoopStatus.RUNNING:
+                return await self._call_start(request, known.loop)
             self._outcomes.start_begins(request)
-            loop = await self._call_start(request)
+            loop = await self._call_start(request, known.loop)
             self._outcomes.tell(loop, "ready", loop.status)
             return loop
 
-    async def _call_start(self, request: StartLoop) -> Loop:
+    async def _call_start(self, request: StartLoop, known: Loop | None) -> Loop:
         try:
-            return self._owned(request, await self._calls.start_loop(request))
+            loop = await self._calls.start_loop(request, known)
         except LoopNotFound:
             raise
         except LoopnestError as error:
@@ -281,10 +318,7 @@ class LoopManager:
                 stopped = LoopFailed("The host stopped meanwhile.", reason=Reason.INTERRUPTED)
                 self._outcomes.start_failed(request, stopped)
             raise
-
-    def _owned(self, request: StartLoop, loop: Loop) -> Loop:
-        """Somebody else may have taken the conversation since it was looked up; the plugin then says whose it is."""
-        if not owns(request.user_id, loop.owner):
+        if loop.owner != request.owner:  # another user took the conversation since it was looked up
             raise LoopNotFound(request.conversation_id)
         return loop
 

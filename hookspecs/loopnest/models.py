@@ -108,10 +108,12 @@ class StartLoop(Model):
             ask the engine can read them.
         wait: False answers at once with a loop in status ``starting``; how it ends is told by ``loop_changed`` and
             ``list_loops``.
+        owner: whose loop it is; set by `LoopManager`, from ``user_id`` or the loop that there is.
     """
 
     conversation_id: ConversationId
     user_id: NonEmpty | None = None
+    owner: str = NOBODY
     llm: Llm | None = None
     initial_message: Message | None = None
     instructions: str | None = None

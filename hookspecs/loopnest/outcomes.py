@@ -5,7 +5,6 @@ from __future__ import annotations
 from loopnest.changes import Changes
 from loopnest.errors import LoopnestError
 from loopnest.models import Closed, Loop, LoopChange, LoopStatus, StartLoop
-from loopnest.owners import owner_of
 from loopnest.records import REMOVED, Records, died, failed, removed
 from loopnest.starts import Starts
 
@@ -17,10 +16,11 @@ class Outcomes:
         self._strategy, self._records, self._starts, self._changes = strategy, records, starts, changes
 
     def start_begins(self, request: StartLoop) -> None:
-        """What became of the conversation's last loop is history."""
+        """Publish that a start was requested, and drop the reason for which the last one failed."""
         self._records.forget(request.conversation_id)
-        owner, status = owner_of(request.user_id), LoopStatus.STARTING
-        self.tell(Loop(conversation_id=request.conversation_id, owner=owner, status=status), "requested", status)
+        status = LoopStatus.STARTING
+        loop = Loop(conversation_id=request.conversation_id, owner=request.owner, status=status)
+        self.tell(loop, "requested", status)
 
     def start_failed(self, request: StartLoop, error: LoopnestError) -> None:
         """Keep and tell why; ``error`` then names the conversation."""

@@ -20,7 +20,6 @@ from pydantic import ValidationError
 
 from loopnest.errors import LoopnestError
 from loopnest.models import Loop, LoopChange, LoopStatus, StartLoop, utcnow
-from loopnest.owners import owner_of
 from loopnest.validation import is_conversation_id
 
 #: Phase of a loop that was removed on purpose.
@@ -46,7 +45,7 @@ def failed(request: StartLoop, error: LoopnestError, strategy: str) -> Loop:
     """The record of a start that failed."""
     return Loop(
         conversation_id=request.conversation_id,
-        owner=owner_of(request.user_id),
+        owner=request.owner,
         status=LoopStatus.FAILED,
         strategy=strategy,
         reason=error.reason,

@@ -17,9 +17,12 @@ from pydantic import BaseModel
 from loopnest import specs
 from loopnest.asyncpluggy import AsyncPluginManager
 from loopnest.errors import AmbiguousPlugin, BrokenPlugin, ConfigurationError, IllFittingPlugin, UnknownPlugin
-from loopnest.markers import ENTRY_POINT_GROUP, PROJECT
+from loopnest.markers import ENTRY_POINT_GROUP, PROJECT, hookimpl
+from loopnest.models import Loop
 from loopnest.settings import Configuration, LoopnestSettings, did_you_mean
 
+#: The name of the plugin that answers ``list_loops`` last; an entry point can't have it.
+NO_LOOPS: Final = "loopnest.no-loops"
 WORK_HOOKS: Final = ("start_loop", "close_session", "list_loops", "send_event")
 
 
@@ -60,7 +63,16 @@ def new_plugin_manager() -> AsyncPluginManager:
     """Return a plugin manager that knows the specifications of the contract."""
     manager = AsyncPluginManager(PROJECT)
     manager.add_hookspecs(specs)
+    manager.register(_NoLoops(), name=NO_LOOPS)
     return manager
+
+
+class _NoLoops:
+    """Answers ``list_loops`` where no other plugin does, so that wrappers always receive a sequence."""
+
+    @hookimpl(trylast=True)
+    def list_loops(self) -> Sequence[Loop]:
+        return ()
 
 
 def find(name: str) -> EntryPoint:

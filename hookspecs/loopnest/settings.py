@@ -66,6 +66,7 @@ class LoopnestSettings(BaseModel, frozen=True, extra="forbid", hide_input_in_err
         secret: what session keys are derived from; without it, one is made and kept in ``state_dir``.
         state_dir: where loopnest keeps small files: that secret, and why starts failed.
         failed_retention: for how many seconds a failed start stays in the listing.
+        restart_on_send: an event for a stopped loop starts it again.
     """
 
     strategy: str = "docker"
@@ -74,6 +75,7 @@ class LoopnestSettings(BaseModel, frozen=True, extra="forbid", hide_input_in_err
     secret: Annotated[SecretStr, Field(min_length=SHORTEST_SECRET)] | None = None
     state_dir: Path = Field(default_factory=_default_state_dir)
     failed_retention: float = Field(default=3600, ge=0)
+    restart_on_send: bool = True
     timeouts: Timeouts = Timeouts()
 
 

@@ -6,7 +6,8 @@ and None (after awaiting, if it likes) passes the call on to the next plugin. Wr
 that has to await uses `loopnest.async_wrapper`. As ever with pluggy, an implementation takes only the arguments it
 needs, and new arguments may be added here without breaking it.
 
-`LoopManager` has checked every argument before a hook runs: ids are well-formed, and ``user_id`` owns the loop.
+`LoopManager` has checked every argument before a hook runs. It looks the loop up once for each operation, decides there
+whether the user owns it, and hands the loop on: hooks see loops and their owners, never users.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import pluggy
 
     from loopnest.models import Event
-    from loopnest.owners import Everyone
 
 #: How a strategy reports a change; never blocks, may be called from the event loop's thread only.
 Emit = Callable[[LoopChange], None]
@@ -55,41 +55,50 @@ class HostContext:
 
 
 @hookspec(firstresult=True)
-async def start_loop(request: StartLoop) -> Loop | None:
+async def start_loop(request: StartLoop, loop: Loop | None) -> Loop | None:
     """Run the agent loop of a conversation, and answer when its nested server has the conversation.
 
     Idempotent: a running loop is returned as it is, a stopped one is brought back with its workspace and history, and
-    one that somebody else is starting is waited for. `LoopManager` takes care of ``wait=False``.
+    one that another host is starting is waited for. `LoopManager` takes care of ``wait=False``.
+
+    Args:
+        request: what to run, with the ``owner`` that the loop has or will have.
+        loop: the conversation's loop as it was looked up, in any state; None where there is none. On two hosts, two
+            users may race for an id that has no loop: only the strategy can decide between those.
 
     Raises:
-        LoopNotFound: somebody else has the conversation, as two users may race for one id.
+        LoopNotFound: another user has the conversation by now.
         LoopFailed: with the reason; nothing is left running.
 
     Example:
         Run the loops of one customer elsewhere, and defer for all others::
 
             @hookimpl
-            async def start_loop(request):
-                if request.user_id != "acme":
+            async def start_loop(request, loop):
+                if request.tags.get("customer") != "acme":
                     return None
                 return await acme_cluster.start(request)
     """
 
 
 @hookspec(firstresult=True)
-async def close_session(conversation_id: str, user_id: str | Everyone | None, remove: bool) -> Closed | None:
+async def close_session(conversation_id: str, loop: Loop, remove: bool) -> Closed | None:
     """Stop a loop: gracefully first, then firmly, always within a limit; from every state, and twice without error.
 
     Args:
+        loop: as it was looked up.
         remove: remove its container (or process record) and workspace too; otherwise it can be started again.
+
+    Raises:
+        LoopNotFound: it went away since it was looked up.
 
     Example:
         Keep what the agent made before the workspace goes::
 
             @hookimpl
-            async def close_session(conversation_id, remove):
+            async def close_session(loop, remove):
                 if remove:
-                    await archive(conversation_id)
+                    await archive(loop)
                 return None  # the strategy closes it
     """
 
@@ -97,6 +106,9 @@ async def close_session(conversation_id: str, user_id: str | Everyone | None, re
 @hookspec(firstresult=True)
 async def list_loops(query: LoopQuery) -> Sequence[Loop] | None:
     """List loops in every state, without waiting for nested servers that hang.
+
+    A wrapper always receives a sequence. It may add loops, which are then found, sent to and closed as well. What it
+    hides is hidden in listings only: other operations look a loop up with the strategy itself first.
 
     Example:
         An override that runs loops of its own adds them to those of the strategy::
@@ -109,14 +121,33 @@ async def list_loops(query: LoopQuery) -> Sequence[Loop] | None:
 
 
 @hookspec(firstresult=True)
-async def send_event(conversation_id: str, event: Event, user_id: str | Everyone | None) -> Delivery | None:
+async def find_loop(conversation_id: str) -> Loop | None:
+    """Look up the loop of a conversation, whoever owns it; asked before the strategy.
+
+    Optional. None is no verdict: the strategy is asked next, and then the overrides, both through ``list_loops``. An
+    override needs this hook only where it replaces a loop that the strategy has too.
+
+    Example::
+
+        @hookimpl
+        def find_loop(conversation_id):
+            return moved_elsewhere.get(conversation_id)
+    """
+
+
+@hookspec(firstresult=True)
+async def send_event(conversation_id: str, loop: Loop, event: Event) -> Delivery | None:
     """Deliver an event to the loop's nested server.
 
     Events of one caller, each awaited, arrive in order.
 
+    Args:
+        loop: as it was looked up, or started: `LoopManager` starts a stopped loop before it sends, unless
+            ``loopnest.restart_on_send`` is off.
+
     Raises:
         NestedError: the nested server did not take it.
-        LoopFailed: the loop is not running, and may not or could not be started again.
+        LoopFailed: the loop is not running any more.
 
     Example:
         Redact, then let the strategy deliver (see ``tests/third_party`` for the whole package)::
@@ -168,12 +199,11 @@ async def loop_changed(change: LoopChange) -> None:
 
 
 @hookspec(firstresult=True)
-async def loop_logs(
-    conversation_id: str, user_id: str | Everyone | None, tail: int, follow: bool
-) -> AsyncIterator[str] | None:
+async def loop_logs(conversation_id: str, loop: Loop, tail: int, follow: bool) -> AsyncIterator[str] | None:
     """Read the log of a loop's nested server, line by line.
 
     Args:
+        loop: as it was looked up.
         tail: how many of the last lines to begin with.
         follow: go on with new lines until the nested server ends.
 

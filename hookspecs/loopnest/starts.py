@@ -9,7 +9,6 @@ from datetime import datetime
 
 from loopnest.errors import LoopFailed, LoopNotFound, Reason
 from loopnest.models import Loop, LoopStatus, StartLoop, utcnow
-from loopnest.owners import owner_of
 
 
 @dataclass
@@ -33,16 +32,15 @@ class Starts:
         """Return the start of this conversation that goes on, or a new one.
 
         Raises:
-            LoopNotFound: somebody else starts a conversation of this id.
+            LoopNotFound: another user starts a conversation of this id.
         """
-        owner = owner_of(request.user_id)
         start = self._running.get(request.conversation_id)
         if start is None:
             task = asyncio.ensure_future(run(request))
-            start = _Start(owner, utcnow(), task)
+            start = _Start(request.owner, utcnow(), task)
             self._running[request.conversation_id] = start
             task.add_done_callback(lambda done: self._ended(request.conversation_id, done))
-        if start.owner != owner:
+        if start.owner != request.owner:
             raise LoopNotFound(request.conversation_id)
         return start.task
 

@@ -13,11 +13,8 @@ from loopnest import (
     Finding,
     Loop,
     LoopQuery,
-    NestedError,
-    Reason,
     StartLoop,
     hookimpl,
-    owner_of,
 )
 from loopnest.specs import HostContext
 from loopnest_docker import container, logs
@@ -32,7 +29,7 @@ from loopnest_docker.network import Network
 from loopnest_docker.parts import Parts
 from loopnest_docker.settings import DockerSettings
 from loopnest_docker.view import View
-from loopnest_nested.client import new_http_client
+from loopnest_nested.client import new_http_client, server_of
 from loopnest_nested.dialects import get_dialect
 
 
@@ -88,7 +85,7 @@ class DockerStrategy:
     @hookimpl
     async def start_loop(self, request: StartLoop) -> Loop:
         """Create, adopt or bring back the conversation's container, and make sure that it has the conversation."""
-        return await self._lifecycle.start(request, owner_of(request.user_id))
+        return await self._lifecycle.start(request, request.owner)
 
     @hookimpl
     async def close_session(self, conversation_id: str, remove: bool) -> Closed:
@@ -102,12 +99,9 @@ class DockerStrategy:
         return await self._parts.view.loops(containers, probe=query.probe)
 
     @hookimpl
-    async def send_event(self, conversation_id: str, event: Event) -> Delivery:
-        """Deliver to the nested server, starting a stopped loop again where the settings say so."""
-        server = self._parts.view.server(await self._lifecycle.awake(conversation_id))
-        if server is None:
-            raise NestedError("The nested server can't be reached.", reason=Reason.NESTED_UNREACHABLE)
-        response = await self._dialect.send(server, conversation_id, event)
+    async def send_event(self, conversation_id: str, loop: Loop, event: Event) -> Delivery:
+        """Deliver to the nested server."""
+        response = await self._dialect.send(server_of(loop, self._http), conversation_id, event)
         return Delivery(conversation_id=conversation_id, response=response)
 
     def _on_death(self, container: Facts, exit_code: int | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from loopnest import Closed, Loop, LoopFailed, LoopNotFound, LoopStatus, NestedError, Reason, StartLoop
+from loopnest import Closed, Loop, LoopFailed, LoopNotFound, NestedError, StartLoop
 from loopnest_docker.closing import Closer
 from loopnest_docker.facts import Facts
 from loopnest_docker.filler import Filler
@@ -57,30 +57,6 @@ class Lifecycle:
                 self._starting.discard(conversation_id)
                 self.filler.poke()
         return await self._parts.view.loop(container)
-
-    async def awake(self, conversation_id: str) -> Facts:
-        """Return the container of a loop that runs, starting a stopped one again where the settings say so.
-
-        Raises:
-            LoopFailed: it is still starting, or stopped and not to be started, or could not be.
-        """
-        container = await self.find(conversation_id)
-        if self._parts.view.is_ready(container):
-            return container
-        if container.up:
-            loop = await self._parts.view.loop(container)
-            if loop.status is LoopStatus.STARTING:
-                raise LoopFailed(
-                    loop.message or "The loop is still starting.", reason=loop.reason or Reason.NOT_RUNNING
-                )
-            return container
-        if not self._parts.settings.restart_on_send:
-            raise LoopFailed(
-                f"The loop is {container.state}, and 'loopnest.docker.restart_on_send' is off.",
-                reason=Reason.NOT_RUNNING,
-            )
-        await self.start(StartLoop(conversation_id=conversation_id), container.loop.owner)
-        return await self.find(conversation_id)
 
     async def close(self, conversation_id: str, *, remove: bool) -> Closed:
         """Stop the loop from any state."""

@@ -125,7 +125,6 @@ class DockerSettings(Table):
         start_timeout: from the container's start until the nested server has the conversation.
         close_timeout: for the agent to stop by itself, then again for the container.
         probe_timeout: for one nested server to say what it does, in listings.
-        restart_on_send: an event for a stopped loop starts it again.
         keep_failed: keep the container of a failed start for inspection.
         retention: remove stopped loops, with their workspaces, after this time; None keeps them.
         sweep_interval: how often retention and interrupted starts are looked after.
@@ -173,7 +172,6 @@ class DockerSettings(Table):
     start_timeout: float = Field(default=120, gt=0)
     close_timeout: float = Field(default=10, gt=0)
     probe_timeout: float = Field(default=2, gt=0)
-    restart_on_send: bool = True
     keep_failed: bool = False
     retention: float | None = Field(default=None, gt=0)
     sweep_interval: float = Field(default=60, gt=0)

@@ -15,7 +15,7 @@ import httpcore  # noqa: F401
 import httpx
 from pydantic import JsonValue, SecretStr
 
-from loopnest import NestedError, Reason
+from loopnest import Loop, LoopFailed, NestedError, Reason
 from loopnest.deadline import limited
 from loopnest.turns import Turns
 from loopnest_nested.pools import PoolPerServer
@@ -140,6 +140,20 @@ class NestedServer:
             f"The nested server answered {request.method} {request.url.path} with {response.status_code}: {why}",
             http_status=response.status_code,
         )
+
+
+def server_of(loop: Loop, http: httpx.AsyncClient) -> NestedServer:
+    """Return the nested server of a loop.
+
+    Raises:
+        LoopFailed: the loop has no address or key, for the reason that it is listed with.
+        NestedError: it has none, and no reason.
+    """
+    if loop.url is None or loop.session_key is None:
+        if loop.reason:
+            raise LoopFailed(loop.message or "The loop can't be reached.", reason=loop.reason)
+        raise NestedError("The nested server can't be reached.", reason=Reason.NESTED_UNREACHABLE)
+    return NestedServer(loop.url, loop.session_key, http)
 
 
 def _explanation(response: httpx.Response) -> str:

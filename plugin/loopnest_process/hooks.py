@@ -13,24 +13,19 @@ from loopnest import (
     Event,
     Finding,
     Loop,
-    LoopFailed,
-    LoopNotFound,
     LoopQuery,
-    LoopStatus,
-    Reason,
     StartLoop,
     hookimpl,
-    owner_of,
 )
 from loopnest.specs import HostContext
-from loopnest_nested.client import new_http_client
+from loopnest_nested.client import new_http_client, server_of
 from loopnest_nested.dialects import get_dialect
 from loopnest_process import logs
 from loopnest_process.doctor import NO_ISOLATION, examine
 from loopnest_process.lifecycle import Lifecycle
 from loopnest_process.locks import FileLocks
 from loopnest_process.parts import Parts
-from loopnest_process.registry import Record, Registry
+from loopnest_process.registry import Registry
 from loopnest_process.server_python import ServerPython
 from loopnest_process.settings import ProcessSettings
 from loopnest_process.view import View
@@ -85,7 +80,9 @@ class ProcessStrategy:
     @hookimpl
     async def start_loop(self, request: StartLoop) -> Loop:
         """Start, adopt or bring back the conversation's nested server, and make sure that it has the conversation."""
-        return self._view.loop(await self._start(request, owner_of(request.user_id)))
+        record = await self._lifecycle.start(request, request.owner)
+        self._watcher.watch(record)
+        return self._view.loop(record)
 
     @hookimpl
     async def close_session(self, conversation_id: str, remove: bool) -> Closed:
@@ -98,10 +95,9 @@ class ProcessStrategy:
         return await self._view.loops(query.conversation_ids, probe=query.probe)
 
     @hookimpl
-    async def send_event(self, conversation_id: str, event: Event) -> Delivery:
-        """Deliver to the nested server, starting a stopped loop again where the settings say so."""
-        record = await self._awake(conversation_id)
-        response = await self._dialect.send(self._parts.server(record), conversation_id, event)
+    async def send_event(self, conversation_id: str, loop: Loop, event: Event) -> Delivery:
+        """Deliver to the nested server."""
+        response = await self._dialect.send(server_of(loop, self._http), conversation_id, event)
         return Delivery(conversation_id=conversation_id, response=response)
 
     @hookimpl
@@ -115,20 +111,3 @@ class ProcessStrategy:
     async def diagnose(self) -> Sequence[Finding]:
         """Say that nothing is isolated, and look for the nested server."""
         return await examine(self._python)
-
-    async def _start(self, request: StartLoop, owner: str) -> Record:
-        record = await self._lifecycle.start(request, owner)
-        self._watcher.watch(record)
-        return record
-
-    async def _awake(self, conversation_id: str) -> Record:
-        record = self._parts.registry.read(conversation_id)
-        if record is None:
-            raise LoopNotFound(conversation_id)
-        if running := self._lifecycle.running(conversation_id, record.owner):
-            return running
-        if not self._settings.restart_on_send:
-            raise LoopFailed("The loop is not running. Start it again.", reason=Reason.NOT_RUNNING)
-        record = await self._start(StartLoop(conversation_id=conversation_id, bare=record.bare), record.owner)
-        self._parts.tell(conversation_id, record.owner, "ready", status=LoopStatus.RUNNING)  # nobody else will
-        return record

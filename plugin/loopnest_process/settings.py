@@ -39,7 +39,6 @@ class ProcessSettings(BaseModel):
         start_timeout: until the nested server has the conversation.
         stop_timeout: for the agent to stop by itself, then again for the process; after that it is killed.
         probe_timeout: for one nested server to say what it does, in listings.
-        restart_on_send: an event for a stopped loop starts it again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -55,4 +54,3 @@ class ProcessSettings(BaseModel):
     start_timeout: float = Field(default=120, gt=0)
     stop_timeout: float = Field(default=10, gt=0)
     probe_timeout: float = Field(default=2, gt=0)
-    restart_on_send: bool = True

@@ -72,7 +72,7 @@ class AnswersBeforeItRuns(Healthy):
 class ForgetsTheOwner(Healthy):
     @hookimpl
     def start_loop(self, request):
-        return super().start_loop(request.model_copy(update={"user_id": None}))
+        return super().start_loop(request.model_copy(update={"owner": "nobody"}))
 
 
 @caught_by("test_notes_come_back_from_every_host")
@@ -140,7 +140,7 @@ class CanNotProbe(Healthy):
         return super().list_loops(query)
 
 
-@caught_by("test_the_strategy_itself_says_not_found_too")
+@caught_by("test_a_loop_that_went_away_since_its_lookup_is_not_found")
 class ClosesWhatItDoesNotKnow(Healthy):
     @hookimpl
     def close_session(self, conversation_id, remove):
@@ -148,7 +148,7 @@ class ClosesWhatItDoesNotKnow(Healthy):
         return super().close_session(conversation_id, remove)
 
 
-@caught_by("test_the_strategy_itself_says_not_found_too")
+@caught_by("test_a_loop_that_went_away_since_its_lookup_is_not_found")
 class DeliversToNobody(Healthy):
     @hookimpl
     def send_event(self, conversation_id, event):
@@ -157,13 +157,12 @@ class DeliversToNobody(Healthy):
         return super().send_event(conversation_id, event)
 
 
-@caught_by("test_an_event_for_a_stopped_loop_is_delivered_or_refused_but_not_lost")
-class LosesEventsForStoppedLoops(Healthy):
+@caught_by("test_an_event_for_a_stopped_loop_starts_it_again")
+class StaysStopped(Healthy):
     @hookimpl
-    def send_event(self, conversation_id, event):
-        if self._nest(conversation_id).loop.status is LoopStatus.STOPPED:
-            return Delivery(conversation_id=conversation_id)
-        return super().send_event(conversation_id, event)
+    def start_loop(self, request):
+        nest = self.nests.get(request.conversation_id)
+        return nest.loop if nest else super().start_loop(request)
 
 
 @caught_by("test_events_sent_at_once_arrive_in_the_order_of_the_calls")

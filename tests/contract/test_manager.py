@@ -422,13 +422,29 @@ async def test_events_of_other_conversations_do_not_wait(opened):
         await stuck
 
 
-async def test_events_to_a_stopped_loop_fail_with_a_reason(opened):
+async def test_an_event_starts_a_stopped_loop_again_and_publishes_that_once(opened):
     async with opened(Healthy()) as loops:
         await loops.start_loop(start())
         await loops.close_session("c1", ALICE)
-        with pytest.raises(LoopFailed) as caught:
+        told = await phases(loops, loops.send_event("c1", HELLO, ALICE))
+    assert told == [("requested", LoopStatus.STARTING, None), ("ready", LoopStatus.RUNNING, None)]
+
+
+async def test_an_event_leaves_a_stopped_loop_stopped_where_the_setting_says_so(opened):
+    async with opened(Healthy(), restart_on_send=False) as loops:
+        await loops.start_loop(start())
+        await loops.close_session("c1", ALICE)
+        with pytest.raises(LoopFailed, match=r"loopnest\.restart_on_send") as caught:
             await loops.send_event("c1", HELLO, ALICE)
         assert caught.value.reason == Reason.NOT_RUNNING
+
+
+async def test_an_operator_s_event_starts_a_loop_for_its_owner(opened):
+    async with opened(Healthy()) as loops:
+        await loops.start_loop(start())
+        await loops.close_session("c1", ALICE)
+        await loops.send_event("c1", HELLO, EVERYONE)
+        assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.RUNNING
 
 
 # --- closing ------------------------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ def test_a_disk_that_takes_no_records_costs_explanations_only(tmp_path, caplog):
 
 def test_a_failed_start_is_recorded_with_all_that_explains_it():
     error = LoopFailed("It exited.", exit_code=3, log_tail=["last words"])
-    record = failed(StartLoop(conversation_id="c1", user_id="alice"), error, "docker")
+    record = failed(StartLoop(conversation_id="c1", owner=owner_of("alice")), error, "docker")
     assert (record.status, record.owner, record.strategy) == (LoopStatus.FAILED, owner_of("alice"), "docker")
     assert (record.reason, record.message, record.exit_code) == ("exited-early", "It exited.", 3)
     assert record.log_tail == ("last words",)

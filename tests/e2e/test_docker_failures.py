@@ -135,18 +135,13 @@ async def test_closing_a_server_that_is_deaf_to_signals_ends_within_its_limit(op
     assert containers() == []
 
 
-async def test_events_start_a_stopped_loop_again_unless_the_settings_forbid_it(open_manager):
+async def test_events_start_a_stopped_loop_again(open_manager):
     manager = await open_manager()
     await manager.start_loop(request())
     await manager.close_session("c1")
     await manager.send_event("c1", Message(text="hello"))
     [loop] = await manager.list_loops(MINE)
     assert loop.status is LoopStatus.RUNNING
-    await manager.close_session("c1")
-    strict = await open_manager(restart_on_send=False)
-    with pytest.raises(LoopFailed, match="restart_on_send") as caught:
-        await strict.send_event("c1", Message(text="hello"))
-    assert caught.value.reason == "not-running"
 
 
 async def test_a_container_that_somebody_removes_is_not_found(open_manager, engine, containers):

@@ -257,15 +257,6 @@ async def test_an_event_starts_a_loop_that_died_again(opened, state_dir):
         assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.RUNNING
 
 
-async def test_a_stopped_loop_stays_stopped_where_the_settings_say_so(opened):
-    async with opened(restart_on_send=False) as loops:
-        await loops.start_loop(request())
-        await loops.close_session("c1", ALICE)
-        with pytest.raises(LoopFailed, match="Start it again") as caught:
-            await loops.send_event("c1", said("hello"), ALICE)
-        assert caught.value.reason == Reason.NOT_RUNNING
-
-
 async def test_an_event_for_a_loop_that_starts_waits_for_it(opened):
     async with opened() as loops:
         await loops.start_loop(request(mode="slow", wait=False))

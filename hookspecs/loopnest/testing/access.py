@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loopnest.errors import InvalidRequest, LoopNotFound
+from loopnest.errors import InvalidRequest, LoopnestError, LoopNotFound
 from loopnest.manager import LoopManager
 from loopnest.models import LoopQuery, LoopStatus
 from loopnest.owners import EVERYONE, Everyone
@@ -68,12 +68,14 @@ class AccessTests(Harness):
             with pytest.raises(LoopNotFound):
                 await call
 
-    async def test_the_strategy_itself_says_not_found_too(self, loops: LoopManager, cid: str) -> None:
+    async def test_a_loop_that_went_away_since_its_lookup_is_not_found(self, loops: LoopManager, cid: str) -> None:
+        loop = await loops.start_loop(self.new_request(cid, ALICE))
+        await loops.close_session(cid, ALICE, remove=True)
         hook = loops.plugins.hook
         with pytest.raises(LoopNotFound):
-            await hook.close_session(conversation_id=cid, user_id=ALICE, remove=False)
-        with pytest.raises(LoopNotFound):
-            await hook.send_event(conversation_id=cid, event=said("hello"), user_id=ALICE)
+            await hook.close_session(conversation_id=cid, loop=loop, remove=False)
+        with pytest.raises(LoopnestError):
+            await hook.send_event(conversation_id=cid, loop=loop, event=said("hello"))
 
     @pytest.mark.parametrize("bad", BAD_IDS)
     async def test_a_malformed_id_is_refused(self, loops: LoopManager, bad: str) -> None:

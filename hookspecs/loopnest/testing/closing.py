@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from loopnest.errors import LoopFailed, LoopnestError, LoopNotFound, Reason
+from loopnest.errors import LoopnestError, LoopNotFound
 from loopnest.manager import LoopManager
 from loopnest.models import Loop, LoopStatus
 from loopnest.testing.harness import ALICE, Harness, said
@@ -22,17 +22,12 @@ class ClosingTests(Harness):
         await asyncio.gather(*(loops.send_event(cid, said(text), ALICE) for text in texts))
         assert list(await self.received(loops, cid)) == texts
 
-    async def test_an_event_for_a_stopped_loop_is_delivered_or_refused_but_not_lost(
-        self, loops: LoopManager, cid: str
-    ) -> None:
+    async def test_an_event_for_a_stopped_loop_starts_it_again(self, loops: LoopManager, cid: str) -> None:
         await loops.start_loop(self.new_request(cid, ALICE))
         await loops.close_session(cid, ALICE)
-        try:
+        async with loops.watch() as changes:
             await loops.send_event(cid, said("wake up"), ALICE)
-        except LoopFailed as error:
-            assert error.reason == Reason.NOT_RUNNING  # noqa: PT017 - either is right
-            await loops.start_loop(self.new_request(cid, ALICE))
-            await loops.send_event(cid, said("wake up"), ALICE)
+            await self.until(changes, LoopStatus.RUNNING)
         assert (await loops.get_loop(cid, ALICE)).status is LoopStatus.RUNNING
         assert list(await self.received(loops, cid)) == ["wake up"]
 

@@ -41,9 +41,11 @@ class StartTests(Harness):
     async def test_a_hundred_starts_at_once_make_one_loop(
         self, loops: LoopManager, elsewhere: LoopManager, cid: str
     ) -> None:
-        request = self.request_with(cid, initial_message=said("first"))
+        request = self.request_with(cid, initial_message=said("first"), owner=owner_of(ALICE))
         hooks = [manager.plugins.hook for manager in (loops, elsewhere)]  # the managers would share starts
-        started = await asyncio.gather(*(hook.start_loop(request=request) for hook in hooks for _ in range(50)))
+        started = await asyncio.gather(
+            *(hook.start_loop(request=request, loop=None) for hook in hooks for _ in range(50))
+        )
         assert len({place_of(loop) for loop in started}) == 1
         assert len(await self.listed(loops, cid)) == 1
         assert list(await self.received(loops, cid)) == ["first"]
@@ -60,8 +62,9 @@ class StartTests(Harness):
         self, loops: LoopManager, cid: str
     ) -> None:
         await loops.start_loop(self.new_request(cid, ALICE))
+        request = self.request_with(cid, owner=owner_of(BOB))
         with pytest.raises(LoopNotFound):
-            await loops.plugins.hook.start_loop(request=self.new_request(cid, BOB))
+            await loops.plugins.hook.start_loop(request=request, loop=None)
 
     async def test_a_start_that_is_not_waited_for_ends_all_the_same(self, loops: LoopManager, cid: str) -> None:
         async with loops.watch() as changes:

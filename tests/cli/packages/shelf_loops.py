@@ -20,7 +20,6 @@ from loopnest import (
     LoopStatus,
     Reason,
     hookimpl,
-    owner_of,
 )
 from loopnest.models import utcnow
 
@@ -62,7 +61,7 @@ class Shelf:
     def tell(self, request, phase, **more):
         change = LoopChange(
             conversation_id=request.conversation_id,
-            owner=owner_of(request.user_id),
+            owner=request.owner,
             phase=phase,
             status=LoopStatus.STARTING,
             **more,
@@ -82,7 +81,7 @@ class Shelf:
             raise EngineError("The engine is off.", reason=Reason.ENGINE_UNREACHABLE)
         loops = self.read()
         loops[request.conversation_id] = {
-            "owner": owner_of(request.user_id),
+            "owner": request.owner,
             "status": "running",
             "request": json.loads(request.model_dump_json()),
             "secrets": {name: it.value.get_secret_value() for name, it in request.secrets.items()},

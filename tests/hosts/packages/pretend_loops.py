@@ -18,7 +18,6 @@ from loopnest import (
     Reason,
     StartLoop,
     hookimpl,
-    owner_of,
 )
 from loopnest.models import utcnow
 
@@ -46,7 +45,7 @@ class Pretend:
         (self.directory / f"{request.conversation_id}.asked").write_text(json.dumps(asked))
         self.loops[request.conversation_id] = loop = Loop(
             conversation_id=request.conversation_id,
-            owner=known.owner if known else owner_of(request.user_id),
+            owner=known.owner if known else request.owner,
             status=LoopStatus.RUNNING,
             url="http://127.0.0.1:9",
             urls={8001: "http://127.0.0.1:10", 8011: "http://127.0.0.1:11"},

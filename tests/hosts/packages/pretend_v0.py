@@ -23,7 +23,6 @@ from loopnest import (
     Reason,
     StartLoop,
     hookimpl,
-    owner_of,
 )
 
 
@@ -82,7 +81,7 @@ class PretendV0:
             raise LoopFailed("The image is gone.", reason=Reason.IMAGE_MISSING)
         self.loops[request.conversation_id] = Loop(
             conversation_id=request.conversation_id,
-            owner=owner_of(request.user_id),
+            owner=request.owner,
             status=LoopStatus.RUNNING,
             url=self.urls.get(request.conversation_id, self.stub.url),
             session_key=SecretStr(f"key of {request.conversation_id}"),

@@ -21,7 +21,6 @@ from loopnest import (
     Reason,
     StartLoop,
     hookimpl,
-    owner_of,
 )
 
 
@@ -59,7 +58,7 @@ class InMemoryStrategy:
             raise LoopFailed(f"There is no image {request.image!r}.", reason=Reason.IMAGE_MISSING)
         new = Loop(
             conversation_id=request.conversation_id,
-            owner=owner_of(request.user_id),
+            owner=request.owner,
             strategy=self.strategy,
             notes=request.notes,
             status=LoopStatus.RUNNING,

@@ -1,0 +1,243 @@
+"""An override of one hook never changes what the other hooks do."""
+
+from __future__ import annotations
+
+import pytest
+
+from loopnest import Closed, Delivery, Loop, LoopNotFound, LoopStatus, Message, StartLoop, hookimpl, owner_of
+from loopnest.models import LoopQuery
+from loopnest.owners import EVERYONE
+
+from .doubles import Healthy
+
+ALICE, BOB = "alice@example.com", "bob@example.com"
+HELLO = Message(text="hello")
+
+
+def start(conversation_id="c1", user_id=ALICE, **facts):
+    return StartLoop(conversation_id=conversation_id, user_id=user_id, **facts)
+
+
+class Elsewhere:
+    """Runs the loops of one customer itself, with three hooks and no lookup of its own."""
+
+    def __init__(self):
+        self.loops: dict[str, Loop] = {}
+        self.events: list[object] = []
+
+    @hookimpl
+    def start_loop(self, request):
+        if request.tags.get("customer") != "acme" and request.conversation_id not in self.loops:
+            return None
+        self.loops[request.conversation_id] = loop = Loop(
+            conversation_id=request.conversation_id, owner=request.owner, status=LoopStatus.RUNNING, strategy="acme"
+        )
+        return loop
+
+    @hookimpl(wrapper=True)
+    def list_loops(self, query):
+        loops = yield
+        return [*loops, *query.select(self.loops.values())]
+
+    @hookimpl
+    def send_event(self, loop, event):
+        if loop.strategy != "acme":
+            return None
+        self.events.append(event)
+        return Delivery(conversation_id=loop.conversation_id)
+
+    @hookimpl
+    def close_session(self, loop, remove):
+        if loop.strategy != "acme":
+            return None
+        stopped = self.loops.pop(loop.conversation_id).model_copy(update={"status": LoopStatus.STOPPED})
+        if not remove:
+            self.loops[loop.conversation_id] = stopped
+        return Closed(conversation_id=loop.conversation_id, graceful=True, removed=remove)
+
+
+class HidesAll:
+    """A filter: nothing is listed."""
+
+    @hookimpl(wrapper=True)
+    def list_loops(self, query):
+        yield
+        return []
+
+
+class Raises:
+    """Fails to list."""
+
+    @hookimpl(wrapper=True)
+    def list_loops(self, query):
+        yield
+        raise LookupError("the directory is down")
+
+
+class ListsNone:
+    """Answers that there are no loops at all."""
+
+    @hookimpl
+    def list_loops(self, query):
+        return []
+
+
+class MasksKeys:
+    """Changes what is listed."""
+
+    @hookimpl(wrapper=True)
+    def list_loops(self, query):
+        loops = yield
+        return [loop.model_copy(update={"url": None, "owner": "masked"}) for loop in loops]
+
+
+NARROWING = [HidesAll, Raises, ListsNone, MasksKeys]
+
+
+@pytest.mark.parametrize("override", NARROWING)
+async def test_a_loop_that_is_not_listed_is_still_driven(opened, override):
+    async with opened(Healthy(), override()) as loops:
+        if override is not Raises:
+            await loops.start_loop(start())
+        else:
+            loops.plugins.get_plugin("in-memory").start_loop(start().model_copy(update={"owner": owner_of(ALICE)}))
+        assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.RUNNING
+        await loops.send_event("c1", HELLO, ALICE)
+        assert (await loops.start_loop(start())).status is LoopStatus.RUNNING
+        assert not (await loops.close_session("c1", ALICE)).already
+
+
+@pytest.mark.parametrize("override", NARROWING)
+async def test_a_loop_that_is_not_listed_keeps_its_owner(opened, override):
+    async with opened(Healthy(), override()) as loops:
+        loops.plugins.get_plugin("in-memory").start_loop(start().model_copy(update={"owner": owner_of(ALICE)}))
+        for call in (
+            loops.start_loop(start(user_id=BOB)),
+            loops.get_loop("c1", BOB),
+            loops.send_event("c1", HELLO, BOB),
+            loops.close_session("c1", BOB),
+        ):
+            with pytest.raises(LoopNotFound):
+                await call
+
+
+async def test_a_start_fails_where_an_override_can_t_say_whether_it_has_the_loop(opened):
+    async with opened(Healthy(), Raises()) as loops:
+        with pytest.raises(LookupError, match="the directory is down"):
+            await loops.start_loop(start())
+
+
+async def test_a_wrapper_of_list_loops_always_receives_a_sequence(opened):
+    class Silent(Healthy):
+        @hookimpl
+        def list_loops(self, query):
+            return None
+
+    async with opened(Silent(), Elsewhere()) as loops:
+        assert await loops.list_loops(LoopQuery(user_id=EVERYONE)) == []
+
+
+async def test_loops_that_an_override_adds_are_found_sent_to_and_closed(opened):
+    elsewhere = Elsewhere()
+    async with opened(Healthy(), elsewhere) as loops:
+        await loops.start_loop(start("ours"))
+        await loops.start_loop(start("acme", tags={"customer": "acme"}))
+        assert {loop.conversation_id for loop in await loops.list_loops(LoopQuery(user_id=ALICE))} == {"ours", "acme"}
+        assert (await loops.get_loop("acme", ALICE)).strategy == "acme"
+        await loops.send_event("acme", HELLO, ALICE)
+        await loops.send_event("ours", HELLO, ALICE)
+        assert elsewhere.events == [HELLO]
+        with pytest.raises(LoopNotFound):
+            await loops.close_session("acme", BOB)
+        assert not (await loops.close_session("acme", EVERYONE)).already
+        await loops.send_event("acme", HELLO, ALICE)
+        assert (await loops.get_loop("acme", ALICE)).status is LoopStatus.RUNNING
+        assert (await loops.close_session("acme", ALICE, remove=True)).removed
+        assert {loop.conversation_id for loop in await loops.list_loops(LoopQuery(user_id=ALICE))} == {"ours"}
+
+
+async def test_find_loop_is_asked_first_and_can_not_hide(opened):
+    class Moved:
+        def __init__(self):
+            self.loops: dict[str, Loop] = {}
+
+        @hookimpl
+        def find_loop(self, conversation_id):
+            return self.loops.get(conversation_id)
+
+    moved = Moved()
+    async with opened(Healthy(), moved) as loops:
+        started = await loops.start_loop(start())
+        assert await loops.get_loop("c1", ALICE) == started
+        moved.loops = {"c1": started.model_copy(update={"url": "http://elsewhere"})}
+        assert (await loops.get_loop("c1", ALICE)).url == "http://elsewhere"
+
+
+class Counting:
+    """Counts the lookups that reach the strategy."""
+
+    def __init__(self):
+        self.lookups = 0
+
+    def strategy(self):
+        counter = self
+
+        class Counted(Healthy):
+            @hookimpl
+            def list_loops(self, query):
+                counter.lookups += 1
+                return super().list_loops(query)
+
+        return Counted()
+
+
+async def test_each_operation_looks_its_loop_up_once(opened):
+    counting = Counting()
+    async with opened(counting.strategy()) as loops:
+
+        async def lookups_of(call) -> int:
+            before = counting.lookups
+            await call
+            return counting.lookups - before
+
+        assert await lookups_of(loops.start_loop(start())) == 1
+        assert await lookups_of(loops.start_loop(start())) == 1
+        assert await lookups_of(loops.send_event("c1", HELLO, ALICE)) == 1
+        assert await lookups_of(loops.get_loop("c1", ALICE)) == 1
+        assert await lookups_of(loops.loop_logs("c1", ALICE)) == 1
+        assert await lookups_of(loops.close_session("c1", ALICE)) == 1
+        assert await lookups_of(loops.send_event("c1", HELLO, ALICE)) == 1  # with the start that it takes
+        assert await lookups_of(loops.list_loops(LoopQuery(user_id=ALICE))) == 1
+
+
+class Observes:
+    """Wraps every hook of the four and changes nothing."""
+
+    def __init__(self):
+        self.seen: list[str] = []
+
+    @hookimpl(wrapper=True)
+    def start_loop(self, request, loop):
+        self.seen.append(f"start {loop and loop.status}")
+        return (yield)
+
+    @hookimpl(wrapper=True)
+    def close_session(self, conversation_id, loop, remove):
+        self.seen.append(f"close {loop.status} {loop.owner == owner_of(ALICE)}")
+        return (yield)
+
+    @hookimpl(wrapper=True)
+    def send_event(self, conversation_id, loop, event):
+        self.seen.append(f"send {loop.status}")
+        return (yield)
+
+
+async def test_hooks_receive_the_loop_that_was_looked_up(opened):
+    observes = Observes()
+    async with opened(Healthy(), observes) as loops:
+        await loops.start_loop(start())
+        await loops.send_event("c1", HELLO, ALICE)
+        await loops.close_session("c1", EVERYONE)
+        await loops.send_event("c1", HELLO, ALICE)
+    stopped_again = ["start stopped", "send running"]
+    assert observes.seen == ["start None", "send running", "close running True", *stopped_again]
