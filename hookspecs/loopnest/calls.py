@@ -95,6 +95,24 @@ class Calls:
         delivery: Delivery = self._due("send_event", answer, loop.conversation_id)
         return delivery
 
+    async def pause_loop(self, loop: Loop) -> Loop:
+        """Call ``pause_loop``."""
+        return await self._optional("pause_loop", self._hook.pause_loop, loop)
+
+    async def resume_loop(self, loop: Loop) -> Loop:
+        """Call ``resume_loop``."""
+        return await self._optional("resume_loop", self._hook.resume_loop, loop)
+
+    async def _optional(self, hook: str, caller: _Caller, loop: Loop) -> Loop:
+        changed: Loop | None = await self._limited(hook, caller(conversation_id=loop.conversation_id, loop=loop))
+        if changed is None:
+            raise LoopnestError(
+                f"The strategy {self._strategy!r} has no {hook}.",
+                reason=Reason.UNSUPPORTED,
+                conversation_id=loop.conversation_id,
+            )
+        return changed
+
     async def loop_logs(self, loop: Loop, tail: int, follow: bool) -> AsyncIterator[str] | None:
         """Call ``loop_logs``; None where no plugin keeps a log."""
         call = self._hook.loop_logs(conversation_id=loop.conversation_id, loop=loop, tail=tail, follow=follow)

@@ -34,6 +34,7 @@ class Reason:
     QUOTA: Final = "quota"
     HOOK_TIMEOUT: Final = "hook-timeout"
     NO_ANSWER: Final = "no-answer"
+    UNSUPPORTED: Final = "unsupported"
     INTERNAL: Final = "internal"
 
     ENGINE_UNREACHABLE: Final = "engine-unreachable"

@@ -218,6 +218,24 @@ class LoopManager:
         known = await self._find(conversation_id, probe=probe)
         return known.visible_to(user_id)
 
+    async def pause_loop(self, conversation_id: str, user_id: UserId = None) -> Loop:
+        """Freeze a running loop, which keeps its memory; one that is paused is returned as it is.
+
+        Raises:
+            LoopFailed: ``not-running``.
+            LoopnestError: ``unsupported``: the strategy can't.
+        """
+        return await self._turn(conversation_id, user_id, LoopStatus.RUNNING, LoopStatus.PAUSED)
+
+    async def resume_loop(self, conversation_id: str, user_id: UserId = None) -> Loop:
+        """Let a paused loop go on; one that runs is returned as it is.
+
+        Raises:
+            LoopFailed: ``not-running``: it is stopped, so start it.
+            LoopnestError: ``unsupported``: the strategy can't.
+        """
+        return await self._turn(conversation_id, user_id, LoopStatus.PAUSED, LoopStatus.RUNNING)
+
     async def loop_logs(
         self, conversation_id: str, user_id: UserId = None, *, tail: int = 100, follow: bool = False
     ) -> AsyncIterator[str]:
@@ -268,6 +286,21 @@ class LoopManager:
             )
         request = StartLoop(conversation_id=known.conversation_id)
         return await join(self._begin(request, known), known.conversation_id)
+
+    async def _turn(self, conversation_id: str, user_id: UserId, before: LoopStatus, after: LoopStatus) -> Loop:
+        """Bring a loop from one of ``running`` and ``paused`` to the other, and publish it."""
+        check_conversation_id(conversation_id)
+        async with self._life_locks.setdefault(conversation_id, asyncio.Lock()):
+            known = await self._find(conversation_id)
+            shown = known.visible_to(user_id)
+            if shown.status is after:
+                return shown
+            if known.loop is None or shown.status is not before:
+                raise LoopFailed(f"The loop is {shown.status}, not {before}.", reason=Reason.NOT_RUNNING)
+            paused = after is LoopStatus.PAUSED
+            loop = await (self._calls.pause_loop if paused else self._calls.resume_loop)(known.loop)
+            self._outcomes.tell(loop, "paused" if paused else "ready", after)
+            return loop
 
     async def _close(self, known: Known, *, remove: bool, interrupted: bool) -> Closed:
         gone = Closed(conversation_id=known.conversation_id, already=not interrupted, removed=True)

@@ -157,6 +157,46 @@ async def send_event(conversation_id: str, loop: Loop, event: Event) -> Delivery
     """
 
 
+@hookspec(firstresult=True)
+async def pause_loop(conversation_id: str, loop: Loop) -> Loop | None:
+    """Freeze a running loop: its processes use no processor time, and keep their memory and their connections.
+
+    Optional; where no plugin answers, `LoopManager` refuses with ``unsupported``. Return the loop as it is now.
+
+    Args:
+        loop: as it was looked up, in status ``running``.
+
+    Raises:
+        LoopNotFound: it went away since it was looked up.
+
+    Example::
+
+        @hookimpl
+        async def pause_loop(loop):
+            return await cluster.freeze(loop.conversation_id)
+    """
+
+
+@hookspec(firstresult=True)
+async def resume_loop(conversation_id: str, loop: Loop) -> Loop | None:
+    """Let a paused loop go on, and return it as it is now. A plugin that implements `pause_loop` implements this too.
+
+    `start_loop` and events resume a paused loop as well.
+
+    Args:
+        loop: as it was looked up, in status ``paused``.
+
+    Raises:
+        LoopNotFound: it went away since it was looked up.
+
+    Example::
+
+        @hookimpl
+        async def resume_loop(loop):
+            return await cluster.thaw(loop.conversation_id)
+    """
+
+
 @hookspec
 async def open_strategy(context: HostContext) -> None:
     """The host starts: open connections, begin background work. Called on the strategy first, then on overrides.

@@ -186,6 +186,31 @@ def close(
         typer.echo(f"{conversation_id}: {said(closed)}", err=True)
 
 
+@app.command()
+def pause(ctx: typer.Context, conversation_id: ConversationId, *, user: User = None, as_json: AsJson = False) -> None:
+    """Freeze a running loop: it uses no processor time and keeps its memory. 'loopnest resume' lets it go on.
+
+    --json: the loop, as 'loopnest list' has it
+    """
+    _print_turned(run(_turn(ctx, conversation_id, user, paused=True)), as_json)
+
+
+@app.command()
+def resume(ctx: typer.Context, conversation_id: ConversationId, *, user: User = None, as_json: AsJson = False) -> None:
+    """Let a paused loop go on. A stopped one is brought back by 'loopnest start'.
+
+    --json: the loop, as 'loopnest list' has it
+    """
+    _print_turned(run(_turn(ctx, conversation_id, user, paused=False)), as_json)
+
+
+def _print_turned(loop: Loop, as_json: bool) -> None:
+    if as_json:
+        print_json(plain(loop))
+    else:
+        typer.echo(f"{loop.conversation_id}: {loop.status}", err=True)
+
+
 def llm(model: str | None, base_url: str | None) -> Llm | None:
     """The model that was asked for, with the key in LLM_API_KEY; None leaves it to the nested server."""
     key = os.environ.get("LLM_API_KEY")
@@ -250,3 +275,8 @@ async def _send(ctx: typer.Context, conversation_id: str, event: Event, user: st
 async def _close(ctx: typer.Context, conversation_id: str, user: str | None, remove: bool) -> Closed:
     async with manager(ctx) as loops, changes_shown(loops, conversation_id, animated=animated(ctx)):
         return await loops.close_session(conversation_id, scope(user), remove=remove)
+
+
+async def _turn(ctx: typer.Context, conversation_id: str, user: str | None, *, paused: bool) -> Loop:
+    async with manager(ctx) as loops:
+        return await (loops.pause_loop if paused else loops.resume_loop)(conversation_id, scope(user))

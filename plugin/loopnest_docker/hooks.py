@@ -104,6 +104,16 @@ class DockerStrategy:
         response = await self._dialect.send(server_of(loop, self._http), conversation_id, event)
         return Delivery(conversation_id=conversation_id, response=response)
 
+    @hookimpl
+    async def pause_loop(self, conversation_id: str) -> Loop:
+        """Freeze the container's processes."""
+        return await self._lifecycle.freeze(conversation_id, "pause")
+
+    @hookimpl
+    async def resume_loop(self, conversation_id: str) -> Loop:
+        """Let the container's processes go on."""
+        return await self._lifecycle.freeze(conversation_id, "unpause")
+
     def _on_death(self, container: Facts, exit_code: int | None) -> None:
         """Tell everybody of a loop that ended without being asked to."""
         if not self._lifecycle.busy(container):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from typing import Literal
 
 from loopnest import Closed, Loop, LoopFailed, LoopNotFound, NestedError, StartLoop
 from loopnest_docker.closing import Closer
+from loopnest_docker.engine import EngineConflict
 from loopnest_docker.facts import Facts
 from loopnest_docker.filler import Filler
 from loopnest_docker.parts import Parts
@@ -57,6 +60,14 @@ class Lifecycle:
                 self._starting.discard(conversation_id)
                 self.filler.poke()
         return await self._parts.view.loop(container)
+
+    async def freeze(self, conversation_id: str, call: Literal["pause", "unpause"]) -> Loop:
+        """Pause or unpause the loop's container, and return the loop as it is then."""
+        container = await self.find(conversation_id)
+        with contextlib.suppress(EngineConflict):  # another replica was faster
+            await self._parts.engine.call(call, container.id)
+        self._parts.inventory.touch(container.id)
+        return await self._parts.view.loop(await self.find(conversation_id))
 
     async def close(self, conversation_id: str, *, remove: bool) -> Closed:
         """Stop the loop from any state."""

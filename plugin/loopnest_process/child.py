@@ -116,6 +116,14 @@ class Run:
             for server in self._servers():
                 server.terminate()
 
+    def freeze(self) -> None:
+        """Stop every process of the run from running, until `thaw`."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let every process of the run go on."""
+        self._signal(signal.SIGCONT)
+
     async def kill(self) -> None:
         """Kill every process of the run, also those that left its session, and wait until it has ended."""
         await asyncio.to_thread(self._kill_all)
@@ -134,6 +142,15 @@ class Run:
     def _servers(self) -> list[psutil.Process]:
         pid = self._number("pid") if self.alive() else None
         return psutil.Process(pid).children(recursive=True) if pid else []
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal to all processes but the supervisor; again to those that were forked meanwhile."""
+        supervisor, reached = self._number("pid") if self.alive() else None, set[int]()
+        while others := [it for it in self._marked() if it.pid != supervisor and it.pid not in reached]:
+            for process in others:
+                reached.add(process.pid)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
 
     def _kill_all(self) -> None:
         """Kill all but the supervisor, which then tells the exit code; again, as they may have forked meanwhile."""

@@ -101,6 +101,16 @@ class ProcessStrategy:
         return Delivery(conversation_id=conversation_id, response=response)
 
     @hookimpl
+    async def pause_loop(self, conversation_id: str) -> Loop:
+        """Stop the loop's processes from running."""
+        return self._view.loop(await self._lifecycle.freeze(conversation_id, "paused"))
+
+    @hookimpl
+    async def resume_loop(self, conversation_id: str) -> Loop:
+        """Let the loop's processes go on."""
+        return self._view.loop(await self._lifecycle.freeze(conversation_id, "running"))
+
+    @hookimpl
     async def loop_logs(self, conversation_id: str, tail: int, follow: bool) -> AsyncIterator[str] | None:
         """Read what the nested server printed since it was last started."""
         record = self._parts.registry.read(conversation_id)

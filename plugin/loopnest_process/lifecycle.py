@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final
+from typing import Final, Literal
 
 from loopnest import Closed, LoopFailed, LoopNotFound, NestedError, Reason, StartLoop
 from loopnest.deadline import limited
@@ -17,6 +17,7 @@ from loopnest_process.parts import Parts
 from loopnest_process.registry import Record
 from loopnest_process.server_python import ServerPython
 from loopnest_process.starting import Boot
+from loopnest_process.view import FOREIGN
 
 _LOOK: Final = 0.05
 
@@ -40,13 +41,12 @@ class Lifecycle:
         if record.owner != owner:
             raise LoopNotFound(conversation_id)
         if self._parts.foreign(record):
-            raise LoopFailed(
-                "The loop was made by a host with another secret; hosts of one namespace must share 'loopnest.secret'. "
-                "Close the loop with 'remove' to start afresh.",
-                reason=Reason.FOREIGN_SECRET,
-            )
+            raise LoopFailed(FOREIGN, reason=Reason.FOREIGN_SECRET)
+        return record if record.state == "running" and self._alive(record) else None
+
+    def _alive(self, record: Record) -> bool:
         run = self._parts.registry.run(record)
-        return record if record.state == "running" and run and run.alive() else None
+        return run is not None and run.alive()
 
     async def start(self, request: StartLoop, owner: str) -> Record:
         """Start, bring back or adopt the loop.
@@ -64,12 +64,37 @@ class Lifecycle:
             if (record := self.running(request.conversation_id, owner)) is not None:
                 return record
             record = self._parts.registry.read(request.conversation_id) or self._new(request, owner)
+            if record.state == "paused" and self._alive(record):
+                return await self._turn(record, "running")
             try:
                 await self._end_runs(record)
                 return await Boot(self._parts, python, request).run(record)
             except BaseException:
                 await asyncio.shield(asyncio.ensure_future(self.undo(record.conversation_id)))
                 raise
+
+    async def freeze(self, conversation_id: str, state: Literal["paused", "running"]) -> Record:
+        """Pause a running loop, or let a paused one go on.
+
+        Raises:
+            LoopNotFound: it went away, or ended.
+        """
+        async with self._parts.locks.hold(conversation_id):
+            record = self._parts.registry.read(conversation_id)
+            if record is None or record.state not in ("running", "paused") or not self._alive(record):
+                raise LoopNotFound(conversation_id)
+            return await self._turn(record, state)
+
+    async def _turn(self, record: Record, state: Literal["paused", "running"]) -> Record:
+        """Where this process is killed halfway, the record says paused, and resuming what runs does no harm."""
+        run, turned = self._parts.registry.run(record), record.model_copy(update={"state": state})
+        assert run is not None
+        if state == "running":
+            await asyncio.to_thread(run.thaw)
+            return self._parts.registry.write(turned)
+        turned = self._parts.registry.write(turned)
+        await asyncio.to_thread(run.freeze)
+        return turned
 
     async def close(self, conversation_id: str, *, remove: bool) -> Closed:
         """Ask the agent to stop, stop its nested server, and remove everything where asked to."""
@@ -134,6 +159,8 @@ class Lifecycle:
                 conversation_id=record.conversation_id, already=True, exit_code=run.exit_code if run else None
             )
         self._parts.registry.write(record.model_copy(update={"state": "stopping"}))
+        if record.state == "paused":  # a frozen process can't end when asked to
+            await asyncio.to_thread(run.thaw)
         trouble = await self._quiesce(record) if record.state == "running" else None
         run.ask_to_end()
         with contextlib.suppress(asyncio.TimeoutError):

@@ -26,8 +26,9 @@ class Record(Model):
     """One loop.
 
     Attributes:
-        state: what was wanted last: ``starting`` until the nested server has the conversation, ``running`` from then
-            on, also after the process died by itself, ``stopping`` and ``stopped`` once it was closed.
+        state: what was wanted last: ``starting`` until the nested server has the conversation, ``running`` or
+            ``paused`` from then on, also after the process died by itself, ``stopping`` and ``stopped`` once it was
+            closed.
         proven: it was running once, so that there is a workspace to come back to.
         nonce: what its keys are derived from; kept for its whole life, as secrets at rest are encrypted with one.
         fingerprint: of the secret of the host that made it.
@@ -39,7 +40,7 @@ class Record(Model):
     dialect: str
     nonce: str
     fingerprint: str
-    state: Literal["starting", "running", "stopping", "stopped"] = "starting"
+    state: Literal["starting", "running", "paused", "stopping", "stopped"] = "starting"
     proven: bool = False
     bare: bool = False
     notes: Mapping[str, str] = Field(default_factory=dict)

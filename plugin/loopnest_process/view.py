@@ -12,6 +12,10 @@ from loopnest.deadline import limited
 from loopnest_process.parts import Parts
 from loopnest_process.registry import Record
 
+FOREIGN = (
+    "The loop was made by a host with another secret; hosts of one namespace must share 'loopnest.secret'. "
+    "Close the loop with 'remove' to start afresh."
+)
 INTERRUPTED = "The host ended while the loop was starting. Start it again."
 
 
@@ -32,7 +36,9 @@ class View:
         alive = run is not None and run.alive()
         if record.state in ("running", "stopping") and alive:
             return self._loop(record, LoopStatus.RUNNING, **self._access(record))
-        if record.state == "running":
+        if record.state == "paused" and alive:
+            return self._loop(record, LoopStatus.PAUSED, **self._access(record))
+        if record.state in ("running", "paused"):
             code = run.exit_code if run else None
             return self._loop(record, LoopStatus.FAILED, reason=Reason.EXITED, exit_code=code, message=exited(code))
         if record.state != "starting":
@@ -46,7 +52,7 @@ class View:
 
     def _access(self, record: Record) -> dict[str, Any]:
         if self._parts.foreign(record):
-            return {"reason": Reason.FOREIGN_SECRET, "message": "A host with another secret started it."}
+            return {"reason": Reason.FOREIGN_SECRET, "message": FOREIGN}
         return {"url": self._parts.url(record), "session_key": self._parts.keys(record).session}
 
     def _loop(self, record: Record, status: LoopStatus, **details: Any) -> Loop:

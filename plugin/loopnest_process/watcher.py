@@ -28,7 +28,7 @@ class Watcher:
         child that it was about to start still has the lock.
         """
         for record in await asyncio.to_thread(self._parts.registry.all):
-            if record.state == "running":
+            if record.state in ("running", "paused"):
                 self.watch(record)
             elif record.state == "starting" and self._parts.locks.held(record.conversation_id):
                 self._spawn(f"clear {record.conversation_id}", self._clear(record.conversation_id))
@@ -55,7 +55,7 @@ class Watcher:
         assert run is not None
         await run.ended()
         now = self._parts.registry.read(record.conversation_id)
-        if now is None or now.run != record.run or now.state != "running":
+        if now is None or now.run != record.run or now.state not in ("running", "paused"):
             return  # it was asked to
         lines = last_lines(run.log, 20, self._parts.secrets(record))
         self._mourn(record, Reason.EXITED, exited(run.exit_code), run.exit_code, lines)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from in_memory_loops import InMemoryStrategy
 
-from loopnest import Closed, Delivery, Event, Loop, LoopChange, LoopQuery, StartLoop, hookimpl
+from loopnest import Closed, Delivery, Event, Loop, LoopChange, LoopQuery, LoopStatus, StartLoop, hookimpl
 
 
 class Healthy(InMemoryStrategy):
@@ -16,6 +16,23 @@ class Healthy(InMemoryStrategy):
 
     def __init__(self) -> None:
         super().__init__(self.Settings(missing_images=frozenset({"missing"})))
+
+
+class Pausable(Healthy):
+    """Pauses loops too."""
+
+    @hookimpl
+    def pause_loop(self, conversation_id: str) -> Loop:
+        return self._turned(conversation_id, LoopStatus.PAUSED)
+
+    @hookimpl
+    def resume_loop(self, conversation_id: str) -> Loop:
+        return self._turned(conversation_id, LoopStatus.RUNNING)
+
+    def _turned(self, conversation_id: str, status: LoopStatus) -> Loop:
+        nest = self._nest(conversation_id)
+        nest.loop = nest.loop.model_copy(update={"status": status})
+        return nest.loop
 
 
 class Slow(Healthy):

@@ -7,9 +7,9 @@ import uuid
 
 from in_memory_loops import Nest
 
-from loopnest import Delivery, LoopChange, LoopFailed, LoopStatus, NestedError, Reason, hookimpl
+from loopnest import Closed, Delivery, LoopChange, LoopFailed, LoopStatus, NestedError, Reason, hookimpl
 
-from .doubles import Healthy
+from .doubles import Healthy, Pausable
 
 #: Which test of the suite fails on each mutant.
 CAUGHT_BY: dict[type, str] = {}
@@ -264,3 +264,37 @@ class RemembersOnlyItsOwnLoops(Healthy):
     def open_strategy(self, context):
         super().open_strategy(context)
         self.nests = {}
+
+
+@caught_by("test_a_paused_loop_goes_on_where_it_was")
+class PausesNothing(Pausable):
+    @hookimpl
+    def pause_loop(self, conversation_id):
+        return self._nest(conversation_id).loop
+
+
+@caught_by("test_a_paused_loop_goes_on_where_it_was")
+class ForgetsWhatItPauses(Pausable):
+    @hookimpl
+    def pause_loop(self, conversation_id):
+        self._nest(conversation_id).events.clear()
+        return super().pause_loop(conversation_id)
+
+
+@caught_by("test_an_event_resumes_a_paused_loop")
+class StaysPaused(Pausable):
+    @hookimpl
+    def start_loop(self, request):
+        nest = self.nests.get(request.conversation_id)
+        if nest and nest.loop.status is LoopStatus.PAUSED:
+            raise LoopFailed("It is paused.", reason=Reason.NOT_RUNNING)
+        return super().start_loop(request)
+
+
+@caught_by("test_a_paused_loop_can_be_closed")
+class ClosesNoPausedLoops(Pausable):
+    @hookimpl
+    def close_session(self, conversation_id, remove):
+        if self._nest(conversation_id).loop.status is LoopStatus.PAUSED:
+            return Closed(conversation_id=conversation_id, already=True)
+        return super().close_session(conversation_id, remove)

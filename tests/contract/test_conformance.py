@@ -14,7 +14,7 @@ from in_memory_loops import NESTS
 from loopnest import LoopManager, StartLoop
 from loopnest.testing import StrategyConformance
 
-from .doubles import Healthy
+from .doubles import Healthy, Pausable
 from .mutants import CAUGHT_BY
 
 
@@ -31,6 +31,10 @@ class TestInMemory(StrategyConformance):
 
     def broken_request(self, conversation_id, user_id):
         return StartLoop(conversation_id=conversation_id, user_id=user_id, image="missing")
+
+
+class TestPausable(TestInMemory):
+    strategy = Pausable
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from .doubles import (
     Indiscreet,
     Listener,
     Never,
+    Pausable,
     Slow,
     SlowAndBad,
     Speechless,
@@ -445,6 +446,37 @@ async def test_an_operator_s_event_starts_a_loop_for_its_owner(opened):
         await loops.close_session("c1", ALICE)
         await loops.send_event("c1", HELLO, EVERYONE)
         assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.RUNNING
+
+
+# --- pausing ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_strategy_without_pause_loop_is_refused_by_name(opened):
+    async with opened(Healthy()) as loops:
+        await loops.start_loop(start())
+        with pytest.raises(LoopnestError, match="'in-memory' has no pause_loop") as caught:
+            await loops.pause_loop("c1", ALICE)
+        assert caught.value.reason == Reason.UNSUPPORTED
+
+
+async def test_only_the_owner_pauses_and_resumes(opened):
+    async with opened(Pausable()) as loops:
+        await loops.start_loop(start())
+        for call in (loops.pause_loop, loops.resume_loop):
+            with pytest.raises(LoopNotFound):
+                await call("c1", BOB)
+        assert (await loops.pause_loop("c1", ALICE)).status is LoopStatus.PAUSED
+        assert (await loops.resume_loop("c1", EVERYONE)).status is LoopStatus.RUNNING
+
+
+async def test_a_stopped_loop_can_be_neither_paused_nor_resumed(opened):
+    async with opened(Pausable()) as loops:
+        await loops.start_loop(start())
+        await loops.close_session("c1", ALICE)
+        for call in (loops.pause_loop, loops.resume_loop):
+            with pytest.raises(LoopFailed, match="The loop is stopped") as caught:
+                await call("c1", ALICE)
+            assert caught.value.reason == Reason.NOT_RUNNING
 
 
 # --- closing ------------------------------------------------------------------------------------------------------

@@ -17,16 +17,18 @@ Each test starts loops of its own, and removes them afterwards. See `Harness` fo
 
 import pytest
 
-pytest.register_assert_rewrite(*(f"loopnest.testing.{name}" for name in ("access", "closing", "hosts", "starts")))
+_MODULES = ("access", "closing", "hosts", "pausing", "starts")
+pytest.register_assert_rewrite(*(f"loopnest.testing.{name}" for name in _MODULES))
 
 from loopnest.testing.access import AccessTests  # noqa: E402 - after its assertions are made to speak
 from loopnest.testing.closing import ClosingTests  # noqa: E402
 from loopnest.testing.harness import Harness, said  # noqa: E402
 from loopnest.testing.hosts import HostTests  # noqa: E402
+from loopnest.testing.pausing import PauseTests  # noqa: E402
 from loopnest.testing.starts import StartTests  # noqa: E402
 
 __all__ = ["Harness", "StrategyConformance", "said"]
 
 
-class StrategyConformance(StartTests, AccessTests, ClosingTests, HostTests):
+class StrategyConformance(StartTests, AccessTests, ClosingTests, HostTests, PauseTests):
     """Subclass it, name the subclass ``Test...``, and give `new_manager` and `received`."""
