@@ -22,6 +22,7 @@ from loopnest.markers import async_wrapper, hookimpl, hookspec
 from loopnest.models import (
     Closed,
     Control,
+    Conversation,
     Delivery,
     Event,
     Finding,
@@ -49,6 +50,7 @@ __all__ = [
     "Closed",
     "ConfigurationError",
     "Control",
+    "Conversation",
     "Delivery",
     "EngineError",
     "Event",

@@ -34,7 +34,7 @@ from loopnest.models import (
     StartLoop,
 )
 from loopnest.outcomes import Outcomes
-from loopnest.owners import Everyone, owner_of, owns
+from loopnest.owners import Everyone, new_owner, owns
 from loopnest.records import REMOVED, Records
 from loopnest.secret import host_secret
 from loopnest.selection import new_plugin_manager, register, require_strategy, select
@@ -54,7 +54,7 @@ class LoopManager:
     ::
 
         async with LoopManager.from_config() as loops:
-            loop = await loops.start_loop(StartLoop(conversation_id="c1", user_id="alice", ...))
+            loop = await loops.start_loop(StartLoop(conversation_id="c1"), "alice")
             await loops.send_event("c1", Message(text="hello"), "alice")
 
     ``user_id`` is the user as the host authenticated it, None on hosts without users, `EVERYONE` for operators. Every
@@ -155,17 +155,21 @@ class LoopManager:
 
     # --- the four hooks ---------------------------------------------------------------------------------------------
 
-    async def start_loop(self, request: StartLoop) -> Loop:
-        """Start the loop of a conversation, or return it where it runs already; see `StartLoop`.
+    async def start_loop(self, request: StartLoop, user_id: UserId = None, *, wait: bool = True) -> Loop:
+        """Start the loop of a conversation, or return it where it runs already.
+
+        Args:
+            user_id: owns a loop that is new. An operator (`EVERYONE`) starts existing loops only.
+            wait: False returns at once, with a loop in status ``starting``; changes and listings show how it ends.
 
         Raises:
             LoopFailed: it could not be started; with the reason, exit code and last log lines where there are any.
         """
         known = await self._find(request.conversation_id)
-        if known.shown and not owns(request.user_id, known.shown.owner):
+        if known.shown and not owns(user_id, known.shown.owner):
             raise LoopNotFound(request.conversation_id)
-        task = self._begin(request, known)
-        if request.wait:
+        task = self._begin(request, known, known.shown.owner if known.shown else new_owner(user_id))
+        if wait:
             return await join(task, request.conversation_id)
         if known.loop and known.loop.status is LoopStatus.RUNNING:
             return known.loop
@@ -285,7 +289,7 @@ class LoopManager:
                 reason=Reason.NOT_RUNNING,
             )
         request = StartLoop(conversation_id=known.conversation_id)
-        return await join(self._begin(request, known), known.conversation_id)
+        return await join(self._begin(request, known, shown.owner), known.conversation_id)
 
     async def _turn(self, conversation_id: str, user_id: UserId, before: LoopStatus, after: LoopStatus) -> Loop:
         """Bring a loop from one of ``running`` and ``paused`` to the other, and publish it."""
@@ -315,8 +319,7 @@ class LoopManager:
                 raise
             return gone
 
-    def _begin(self, request: StartLoop, known: Known) -> asyncio.Task[Loop]:
-        owner = known.shown.owner if known.shown else owner_of(request.user_id)
+    def _begin(self, request: StartLoop, known: Known, owner: str) -> asyncio.Task[Loop]:
         request = request.model_copy(update={"owner": owner})
         return self._starts.begin(request, lambda it: self._start(it, known))
 

@@ -84,12 +84,11 @@ class RawEvent(Model):
 Event = Annotated[Message | Control | RawEvent, Field(discriminator="kind")]
 
 
-class StartLoop(Model):
-    """A request to run the agent loop of a conversation.
+class Conversation(Model):
+    """The conversation that a start creates in the nested server.
 
-    All that configures the conversation (``llm``, ``initial_message``, ``repository``, ...) counts when this start
-    creates it; where the conversation exists already, it is resumed as it is, so that a repeated start can never send
-    a message twice.
+    It counts where the nested server does not have the conversation yet; one that exists is resumed as it is, so that a
+    repeated start never sends a message twice.
 
     Attributes:
         llm: the language model; without it the nested server's own default or ``settings`` must do.
@@ -99,21 +98,8 @@ class StartLoop(Model):
         repository: ``owner/name``, or a URL, to clone into the workspace; ``branch`` selects a branch of it.
         instructions: extra instructions for the agent, for this conversation only.
         replay: recorded events to play back, in the nested server's own form.
-        image: instead of the strategy's configured image.
-        environment: more variables for the nested server's process.
-        tags: facts to store with the conversation, where the nested server can.
-        bare: the host creates conversations in the nested server itself, so none is created here, and what configures
-            one is not looked at; the loop runs once its nested server answers, and ``conversation_id`` names the loop.
-        notes: facts that the host wants back in `Loop.notes`, from whichever process asks; not secret, as whoever may
-            ask the engine can read them.
-        wait: False answers at once with a loop in status ``starting``; how it ends is told by ``loop_changed`` and
-            ``list_loops``.
-        owner: whose loop it is; set by `LoopManager`, from ``user_id`` or the loop that there is.
     """
 
-    conversation_id: ConversationId
-    user_id: NonEmpty | None = None
-    owner: str = NOBODY
     llm: Llm | None = None
     initial_message: Message | None = None
     instructions: str | None = None
@@ -124,12 +110,30 @@ class StartLoop(Model):
     branch: NonEmpty | None = None
     git_provider: str | None = None
     replay: JsonValue = Field(default=None, repr=False)
+
+
+class StartLoop(Model):
+    """What to run for a conversation.
+
+    Attributes:
+        conversation_id: names the conversation, and with it the loop.
+        conversation: what to create in the nested server. None where the host creates conversations there itself: then
+            the loop runs once its nested server answers.
+        image: instead of the strategy's configured image.
+        environment: more variables for the nested server's process.
+        tags: facts to store with the conversation, where the nested server can.
+        notes: facts that the host wants back in `Loop.notes`, from every process; not secret, as every user of the
+            engine can read them.
+        owner: whose loop it is, as `owner_of` gives it. `LoopManager` sets it before any hook is called.
+    """
+
+    conversation_id: ConversationId
+    conversation: Conversation | None = Field(default_factory=Conversation)
     image: NonEmpty | None = None
     environment: Mapping[VariableName, SecretStr] = Field(default_factory=dict)
     tags: Mapping[str, str] = Field(default_factory=dict)
-    bare: bool = False
     notes: Mapping[str, str] = Field(default_factory=dict)
-    wait: bool = True
+    owner: str = NOBODY
 
 
 class LoopStatus(str, enum.Enum):

@@ -8,11 +8,14 @@ from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
+from loopnest.errors import InvalidRequest
+
 #: The owner of a loop that was started for no user (single-user hosts).
 NOBODY: Final = "nobody"
 
 #: Strict, as pydantic takes an enumeration for a string otherwise, and so `EVERYONE` for a user.
-NonEmpty = Annotated[str, StringConstraints(min_length=1, max_length=255, strict=True)]
+LONGEST_USER_ID: Final = 255
+NonEmpty = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_USER_ID, strict=True)]
 
 
 class Everyone(enum.Enum):
@@ -40,3 +43,14 @@ def owner_of(user_id: str | None) -> str:
 def owns(user_id: str | Everyone | None, owner: str) -> bool:
     """Whether ``user_id`` may see and drive a loop of ``owner``."""
     return isinstance(user_id, Everyone) or owner_of(user_id) == owner
+
+
+def new_owner(user_id: str | Everyone | None) -> str:
+    """Return the owner of a loop that ``user_id`` starts.
+
+    Raises:
+        InvalidRequest: it is malformed, or stands for all users.
+    """
+    if user_id is not None and (not isinstance(user_id, str) or not 1 <= len(user_id) <= LONGEST_USER_ID):
+        raise InvalidRequest(f"'user_id' must be a text of 1 to {LONGEST_USER_ID} characters, or None.")
+    return owner_of(user_id)

@@ -35,6 +35,8 @@ COMMANDS: Final = {
     "send": _Command("loops", "Send a message, or steer the agent."),
     "events": _Command("streams", "Show what happened in a conversation, and follow it."),
     "logs": _Command("streams", "Show the log of a loop's nested server, and follow it."),
+    "pause": _Command("loops", "Freeze a loop, which keeps its memory."),
+    "resume": _Command("loops", "Let a paused loop go on."),
     "close": _Command("loops", "Stop a loop; with --remove, remove its container and workspace."),
     "serve": _Command("serve", "Serve a host whose conversations run as loops."),
 }

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from loopnest import (
     EVERYONE,
+    Conversation,
     InvalidRequest,
     Llm,
     Loop,
@@ -150,7 +151,9 @@ async def _started(loops: LoopManager, model: Llm, animate: bool | None) -> Asyn
     begun = time.monotonic()
     try:
         async with changes_shown(loops, conversation_id, animated=animate):
-            loop = await loops.start_loop(StartLoop(conversation_id=conversation_id, llm=model))
+            loop = await loops.start_loop(
+                StartLoop(conversation_id=conversation_id, conversation=Conversation(llm=model))
+            )
         _say("started", f"{conversation_id} in {time.monotonic() - begun:.1f} s, its nested server is at {loop.url}\n")
         yield loop
     finally:

@@ -13,6 +13,7 @@ import typer
 from loopnest import (
     Closed,
     Control,
+    Conversation,
     Delivery,
     Event,
     InvalidRequest,
@@ -84,20 +85,20 @@ def start(
 
     --json: {"conversation_id", "owner", "status", "strategy", "dialect", "phase", "url", "nested_id", ...}
     """
-    request = made(
-        StartLoop,
-        conversation_id=conversation_id,
-        user_id=user,
+    conversation = made(
+        Conversation,
         llm=llm(llm_model, llm_base_url),
         initial_message=None if message is None else made(Message, text=text(message)),
         instructions=instructions,
         repository=repository,
         branch=branch,
-        image=image,
-        environment=environment(env or (), env_file),
         secrets=secrets(secret or ()),
     )
-    loop = run(_start(ctx, request))
+    variables = environment(env or (), env_file)
+    request = made(
+        StartLoop, conversation_id=conversation_id, conversation=conversation, image=image, environment=variables
+    )
+    loop = run(_start(ctx, request, user))
     if as_json:
         print_json(plain(loop, show_keys=show_keys))
     else:
@@ -257,9 +258,9 @@ def said(closed: Closed) -> str:
     return ", ".join(part for part in (how, "removed" if closed.removed else None, closed.message) if part)
 
 
-async def _start(ctx: typer.Context, request: StartLoop) -> Loop:
+async def _start(ctx: typer.Context, request: StartLoop, user: str | None) -> Loop:
     async with manager(ctx) as loops, changes_shown(loops, request.conversation_id, animated=animated(ctx)):
-        return await loops.start_loop(request)
+        return await loops.start_loop(request, user)
 
 
 async def _list(ctx: typer.Context, query: LoopQuery) -> list[Loop]:

@@ -59,7 +59,7 @@ def why_not_pooled(parts: Parts, request: StartLoop) -> str | None:
     reasons = {
         "no pool": parts.settings.pool.size == 0,
         "environment": bool(request.environment),
-        "bare": request.bare,
+        "bare": request.conversation is None,
         "notes": bool(request.notes),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

@@ -127,7 +127,7 @@ class Start:
         spec.labels |= {
             naming.NONCE: session_keys.new_nonce(),
             naming.ORIGIN: f"cold: {why}",
-            **({naming.BARE: "1"} if self._request.bare else {}),
+            **({naming.BARE: "1"} if self._request.conversation is None else {}),
             **{naming.NOTE + key: value for key, value in self._request.notes.items()},
         }
         async with self._gate:

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import SecretStr
 
-from loopnest import StartLoop
+from loopnest import Conversation, StartLoop
 
 MASK: Final = "**********"
 #: Characters of the shortest secret that is masked: shorter ones are guessed anyway, and no text has none of them.
@@ -66,14 +66,15 @@ def _forms(value: str) -> Iterator[str]:
 
 
 def _secrets_of(request: StartLoop) -> Iterator[SecretStr]:
-    if request.llm and request.llm.api_key:
-        yield request.llm.api_key
-    yield from (secret.value for secret in request.secrets.values())
-    yield from (token.token for token in request.provider_tokens.values())
+    conversation = request.conversation or Conversation()
+    if conversation.llm and conversation.llm.api_key:
+        yield conversation.llm.api_key
+    yield from (secret.value for secret in conversation.secrets.values())
+    yield from (token.token for token in conversation.provider_tokens.values())
     yield from _in_variables(request.environment)
-    yield from _in_settings(request.settings, "")
-    if request.repository:
-        yield from _in_url(request.repository)
+    yield from _in_settings(conversation.settings, "")
+    if conversation.repository:
+        yield from _in_url(conversation.repository)
 
 
 def _in_variables(variables: Mapping[str, SecretStr]) -> Iterator[SecretStr]:

@@ -133,7 +133,7 @@ class Lifecycle:
             dialect=self._parts.dialect.name,
             nonce=session_keys.new_nonce(),
             fingerprint=session_keys.fingerprint(self._parts.context.secret),
-            bare=request.bare,
+            bare=request.conversation is None,
             notes=request.notes,
         )
 

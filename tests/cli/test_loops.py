@@ -33,10 +33,18 @@ def test_start_passes_on_all_that_it_is_given(shelf, loopnest, tmp_path, monkeyp
     assert made["api_key"] == "sk-model"
     assert made["secrets"] == {"PASSWORD": "hunter2", "TYPED": "typed in"}
     assert made["environment"] == {"FROM_FILE": "a=b", "K": "V"}
-    request = made["request"]
-    assert request["llm"]["model"] == "openai/gpt"
-    assert request["initial_message"]["text"] == "hello"
-    assert [request[it] for it in ("repository", "branch", "image", "instructions")] == ["o/r", "b", "i", "be brief"]
+    conversation = made["request"]["conversation"]
+    assert conversation["llm"]["model"] == "openai/gpt"
+    assert conversation["initial_message"]["text"] == "hello"
+    assert [conversation[it] for it in ("repository", "branch", "instructions")] == ["o/r", "b", "be brief"]
+    assert made["request"]["image"] == "i"
+
+
+def test_pausing_is_refused_by_the_name_of_the_strategy(shelf, loopnest):
+    loopnest("start", "c1")
+    result = loopnest("pause", "c1", code=1)
+    assert result.stderr.startswith("error (unsupported): The strategy 'shelf' has no pause_loop.")
+    assert "c1: running" in loopnest("resume", "c1").stderr
 
 
 def test_a_secret_is_never_taken_from_the_command_line(shelf, loopnest):

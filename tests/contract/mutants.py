@@ -34,8 +34,8 @@ class RepeatsTheInitialMessage(Healthy):
     def start_loop(self, request):
         known = request.conversation_id in self.nests
         loop = super().start_loop(request)
-        if known and request.initial_message:
-            self.nests[request.conversation_id].events.append(request.initial_message)
+        if known and request.conversation.initial_message:
+            self.nests[request.conversation_id].events.append(request.conversation.initial_message)
         return loop
 
 

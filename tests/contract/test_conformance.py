@@ -29,8 +29,8 @@ class TestInMemory(StrategyConformance):
         nests = getattr(loops.plugins.get_plugin("in-memory"), "nests", NESTS[loops.settings.state_dir / "default"])
         return [event.text for event in nests[conversation_id].events]
 
-    def broken_request(self, conversation_id, user_id):
-        return StartLoop(conversation_id=conversation_id, user_id=user_id, image="missing")
+    def broken_request(self, conversation_id):
+        return StartLoop(conversation_id=conversation_id, image="missing")
 
 
 class TestPausable(TestInMemory):

@@ -16,7 +16,7 @@ from loopnest.idle import IdleKeeper
 async def loops(tmp_path) -> AsyncIterator[LoopManager]:
     strategy = InMemoryStrategy(InMemoryStrategy.Settings())
     async with LoopManager.from_plugins(strategy, settings=LoopnestSettings(state_dir=tmp_path)) as manager:
-        await manager.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
+        await manager.start_loop(StartLoop(conversation_id="c1"), "alice")
         yield manager
 
 

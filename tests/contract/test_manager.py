@@ -21,11 +21,11 @@ from loopnest import (
     LoopStatus,
     Message,
     Reason,
-    StartLoop,
     hookimpl,
     owner_of,
 )
 
+from ..requests import start_request
 from .doubles import (
     Bad,
     Forgetful,
@@ -46,8 +46,8 @@ HELLO = Message(text="hello")
 BAD_IDS = ["", "../other", "a/b", "-x", "_x", ".", "a b", "a" * 65, "a\n", "ä", "a\0"]
 
 
-def start(conversation_id="c1", user_id=ALICE, **facts):
-    return StartLoop(conversation_id=conversation_id, user_id=user_id, **facts)
+def begin(loops, conversation_id="c1", user_id=ALICE, wait=True, **facts):
+    return loops.start_loop(start_request(conversation_id, **facts), user_id, wait=wait)
 
 
 async def phases(loops, action):
@@ -78,20 +78,24 @@ async def test_a_malformed_id_is_refused_everywhere_and_named(opened, bad):
 @pytest.mark.parametrize("bad", BAD_IDS)
 def test_a_start_can_t_be_asked_for_with_a_malformed_id(bad):
     with pytest.raises(ValidationError):
-        start(bad)
+        start_request(bad)
 
 
-def test_an_operator_starts_loops_for_somebody_not_for_everyone():
-    with pytest.raises(ValidationError):
-        start(user_id=EVERYONE)
+async def test_an_operator_starts_no_loop_without_an_owner(opened):
+    async with opened(Healthy()) as loops:
+        with pytest.raises(InvalidRequest, match="'user_id'"):
+            await begin(loops, user_id=EVERYONE)
+        await begin(loops)
+        await loops.close_session("c1", ALICE)
+        assert (await begin(loops, user_id=EVERYONE)).owner == owner_of(ALICE)
 
 
 @pytest.mark.parametrize("stranger", [BOB, None, "nobody", owner_of(ALICE)])
 async def test_somebody_else_s_loop_is_not_found_by_any_method(opened, stranger):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         calls = [
-            loops.start_loop(start(user_id=stranger)),
+            begin(loops, user_id=stranger),
             loops.close_session("c1", stranger),
             loops.close_session("c1", stranger, remove=True),
             loops.send_event("c1", HELLO, stranger),
@@ -107,7 +111,7 @@ async def test_somebody_else_s_loop_is_not_found_by_any_method(opened, stranger)
 
 async def test_a_loop_that_does_not_exist_looks_like_somebody_else_s(opened):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         messages = []
         for conversation_id, user_id in [("c1", BOB), ("c2", BOB)]:
             with pytest.raises(LoopNotFound) as caught:
@@ -118,8 +122,8 @@ async def test_a_loop_that_does_not_exist_looks_like_somebody_else_s(opened):
 
 async def test_everyone_stands_for_all_users(opened):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start("c1", ALICE))
-        await loops.start_loop(start("c2", None))
+        await begin(loops, "c1", ALICE)
+        await begin(loops, "c2", None)
         assert {loop.conversation_id for loop in await loops.list_loops(LoopQuery(user_id=EVERYONE))} == {"c1", "c2"}
         await loops.send_event("c1", HELLO, EVERYONE)
         await loops.close_session("c2", EVERYONE)
@@ -128,10 +132,10 @@ async def test_everyone_stands_for_all_users(opened):
 async def test_two_users_who_race_for_an_id_get_one_loop(opened):
     strategy = Slow()
     async with opened(strategy) as loops:
-        winner = asyncio.ensure_future(loops.start_loop(start(user_id=ALICE)))
+        winner = asyncio.ensure_future(begin(loops, user_id=ALICE))
         await strategy.entered.wait()
         with pytest.raises(LoopNotFound):
-            await loops.start_loop(start(user_id=BOB))
+            await begin(loops, user_id=BOB)
         strategy.gate.set()
         assert (await winner).owner == owner_of(ALICE)
 
@@ -139,9 +143,9 @@ async def test_two_users_who_race_for_an_id_get_one_loop(opened):
 async def test_a_strategy_that_answers_with_somebody_else_s_loop_is_not_believed(opened):
     strategy = Forgetful()
     async with opened(strategy) as loops:
-        await loops.start_loop(start(user_id=ALICE))
+        await begin(loops, user_id=ALICE)
         with pytest.raises(LoopNotFound):
-            await loops.start_loop(start(user_id=BOB))
+            await begin(loops, user_id=BOB)
         assert await loops.list_loops(LoopQuery(user_id=BOB)) == []
 
 
@@ -151,7 +155,7 @@ async def test_a_strategy_that_answers_with_somebody_else_s_loop_is_not_believed
 async def test_a_hundred_starts_at_once_are_one(opened):
     strategy = Slow()
     async with opened(strategy) as loops:
-        waiting = [asyncio.ensure_future(loops.start_loop(start())) for _ in range(100)]
+        waiting = [asyncio.ensure_future(begin(loops)) for _ in range(100)]
         await strategy.entered.wait()
         await loops.list_loops()  # whose turn comes after theirs
         strategy.gate.set()
@@ -162,27 +166,27 @@ async def test_a_hundred_starts_at_once_are_one(opened):
 async def test_a_start_that_goes_on_is_listed_with_its_phase(opened):
     strategy = Slow()
     async with opened(strategy) as loops:
-        starting = await loops.start_loop(start(wait=False))
+        starting = await begin(loops, wait=False)
         assert (starting.status, starting.phase) == (LoopStatus.STARTING, "requested")
         await strategy.entered.wait()
         (listed,) = await loops.list_loops(LoopQuery(user_id=ALICE))
         assert listed.status is LoopStatus.STARTING
         assert listed.created_at is not None
         strategy.gate.set()
-        assert (await loops.start_loop(start())).status is LoopStatus.RUNNING
+        assert (await begin(loops)).status is LoopStatus.RUNNING
 
 
 async def test_a_running_loop_is_returned_at_once_without_wait(opened):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
-        assert (await loops.start_loop(start(wait=False))).status is LoopStatus.RUNNING
+        await begin(loops)
+        assert (await begin(loops, wait=False)).status is LoopStatus.RUNNING
 
 
 async def test_a_caller_that_goes_away_does_not_end_the_start_of_the_others(opened):
     strategy = Slow()
     async with opened(strategy) as loops:
-        stays = asyncio.ensure_future(loops.start_loop(start()))
-        leaves = asyncio.ensure_future(loops.start_loop(start()))
+        stays = asyncio.ensure_future(begin(loops))
+        leaves = asyncio.ensure_future(begin(loops))
         await strategy.entered.wait()
         leaves.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -194,19 +198,19 @@ async def test_a_caller_that_goes_away_does_not_end_the_start_of_the_others(open
 async def test_a_start_goes_on_when_its_only_caller_goes_away(opened):
     strategy = Slow()
     async with opened(strategy) as loops:
-        leaves = asyncio.ensure_future(loops.start_loop(start()))
+        leaves = asyncio.ensure_future(begin(loops))
         await strategy.entered.wait()
         leaves.cancel()
         strategy.gate.set()
         await asyncio.wait({leaves})
-        assert (await loops.start_loop(start())).status is LoopStatus.RUNNING
+        assert (await begin(loops)).status is LoopStatus.RUNNING
         assert strategy.calls <= 2
 
 
 async def test_closing_ends_a_start_and_tells_those_who_wait(opened):
     strategy = Slow()
     async with opened(strategy) as loops:
-        waiting = asyncio.ensure_future(loops.start_loop(start()))
+        waiting = asyncio.ensure_future(begin(loops))
         await strategy.entered.wait()
         closed = await loops.close_session("c1", ALICE)
         with pytest.raises(LoopFailed, match="closed while it was starting") as caught:
@@ -221,7 +225,7 @@ async def test_closing_ends_a_start_and_tells_those_who_wait(opened):
 async def test_only_the_owner_ends_a_start(opened):
     strategy = Slow()
     async with opened(strategy) as loops:
-        waiting = asyncio.ensure_future(loops.start_loop(start()))
+        waiting = asyncio.ensure_future(begin(loops))
         await strategy.entered.wait()
         with pytest.raises(LoopNotFound):
             await loops.close_session("c1", BOB)
@@ -232,7 +236,7 @@ async def test_only_the_owner_ends_a_start(opened):
 async def test_a_start_that_fails_without_wait_is_listed_with_its_reason(opened):
     async with opened(Healthy()) as loops:
         async with loops.watch() as changes:
-            await loops.start_loop(start(image="missing", wait=False))
+            await begin(loops, image="missing", wait=False)
             told = [await anext(changes), await anext(changes)]
         assert [(change.phase, change.status) for change in told] == [
             ("requested", LoopStatus.STARTING),
@@ -247,7 +251,7 @@ async def test_a_start_that_fails_without_wait_is_listed_with_its_reason(opened)
 async def test_a_failed_start_is_listed_by_the_next_host_process_too(opened):
     async with opened(Healthy()) as loops:
         with pytest.raises(LoopFailed):
-            await loops.start_loop(start(image="missing"))
+            await begin(loops, image="missing")
     async with opened(Healthy()) as loops:
         assert (await loops.get_loop("c1", ALICE)).reason == Reason.IMAGE_MISSING
 
@@ -255,25 +259,25 @@ async def test_a_failed_start_is_listed_by_the_next_host_process_too(opened):
 async def test_a_failed_start_is_forgotten_after_its_retention(opened):
     async with opened(Healthy(), failed_retention=0) as loops:
         with pytest.raises(LoopFailed):
-            await loops.start_loop(start(image="missing"))
+            await begin(loops, image="missing")
         assert await loops.list_loops(LoopQuery(user_id=ALICE)) == []
 
 
 async def test_the_next_start_drops_the_failure(opened):
     async with opened(Healthy()) as loops:
         with pytest.raises(LoopFailed):
-            await loops.start_loop(start(image="missing"))
-        await loops.start_loop(start())
+            await begin(loops, image="missing")
+        await begin(loops)
         await loops.close_session("c1", ALICE)
         assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.STOPPED
 
 
 async def test_a_stopped_loop_that_fails_to_start_is_listed_as_failed(opened):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         await loops.close_session("c1", ALICE)
         with pytest.raises(LoopFailed):
-            await loops.start_loop(start(image="missing"))
+            await begin(loops, image="missing")
         listed = await loops.get_loop("c1", ALICE)
         assert (listed.status, listed.reason) == (LoopStatus.FAILED, Reason.IMAGE_MISSING)
         await loops.close_session("c1", ALICE)
@@ -291,10 +295,10 @@ async def test_a_start_behind_a_close_tells_that_it_starts(opened):
 
     listener = Listener()
     async with opened(SlowToClose(), listener) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         closing = asyncio.ensure_future(loops.close_session("c1", ALICE))
         await asyncio.sleep(0.01)
-        starting = asyncio.ensure_future(loops.start_loop(start()))
+        starting = asyncio.ensure_future(begin(loops))
         await asyncio.sleep(0.01)
         SlowToClose.gate.set()
         await asyncio.gather(closing, starting)
@@ -310,7 +314,7 @@ async def test_a_start_behind_a_close_tells_that_it_starts(opened):
 async def test_a_strategy_that_never_starts_is_cut_off(opened):
     async with opened(Never(), timeouts={"start": 0.05}) as loops:
         with pytest.raises(HookTimeout, match=r"start_loop within 0.05 s; 'loopnest.timeouts'"):
-            await loops.start_loop(start())
+            await begin(loops)
         assert (await loops.get_loop("c1", ALICE)).reason == Reason.HOOK_TIMEOUT
 
 
@@ -319,8 +323,8 @@ async def test_a_strategy_that_ignores_its_cancellation_is_waited_for_no_longer(
     strategy = Stubborn()
     async with opened(strategy, timeouts={"start": 0.05}) as loops:
         with pytest.raises(HookTimeout):
-            await loops.start_loop(start())
-        waiting = asyncio.ensure_future(loops.start_loop(start("c2")))
+            await begin(loops)
+        waiting = asyncio.ensure_future(begin(loops, "c2"))
         await asyncio.sleep(0)
         await loops.close_session("c1", ALICE)
         strategy.released.set()
@@ -334,7 +338,7 @@ async def test_an_unexpected_error_is_a_failure_whose_text_is_only_logged(opened
     getattr(bad, "gate", asyncio.Event()).set()
     async with opened(bad) as loops:
         with pytest.raises(LoopFailed, match=r"^A plugin failed: LookupError\.$") as caught:
-            await loops.start_loop(start())
+            await begin(loops)
         assert caught.value.reason == Reason.INTERNAL
         assert caught.value.conversation_id == "c1"
         assert "sk-secret" not in (await loops.get_loop("c1", ALICE)).model_dump_json()
@@ -349,7 +353,7 @@ async def test_a_plugin_s_own_timeout_error_is_no_hook_timeout(opened):
 
     async with opened(Impatient()) as loops:
         with pytest.raises(LoopFailed) as caught:
-            await loops.start_loop(start())
+            await begin(loops)
         assert caught.value.reason == Reason.INTERNAL
 
 
@@ -358,7 +362,7 @@ async def test_no_answer_is_an_error_that_names_the_hook(opened):
         with pytest.raises(
             LoopnestError, match="No plugin answered start_loop; the strategy 'in-memory' must"
         ) as caught:
-            await loops.start_loop(start())
+            await begin(loops)
         assert caught.value.reason == Reason.NO_ANSWER
         (listed,) = await loops.list_loops(LoopQuery(user_id=ALICE))
         assert listed.reason == Reason.NO_ANSWER
@@ -371,8 +375,8 @@ async def test_no_answer_to_list_is_an_empty_list(opened):
 
 async def test_what_a_strategy_lists_unasked_is_left_out(opened):
     async with opened(Indiscreet()) as loops:
-        await loops.start_loop(start("c1", ALICE))
-        await loops.start_loop(start("c2", BOB))
+        await begin(loops, "c1", ALICE)
+        await begin(loops, "c2", BOB)
         (loop,) = await loops.list_loops(LoopQuery(user_id=ALICE))
         assert loop.conversation_id == "c1"
         query = LoopQuery(user_id=EVERYONE, conversation_ids=frozenset({"c2", "c3"}))
@@ -397,7 +401,7 @@ async def test_each_hook_has_its_limit(opened):
 async def test_events_sent_at_once_arrive_in_the_order_of_the_calls(opened):
     strategy = Hesitant()
     async with opened(strategy) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         events = [Message(text=str(number)) for number in range(10)]
         await asyncio.gather(*(loops.send_event("c1", event, ALICE) for event in events))
         assert strategy.nests["c1"].events == events
@@ -414,8 +418,8 @@ async def test_events_of_other_conversations_do_not_wait(opened):
             return super().send_event(conversation_id, event)
 
     async with opened(Stuck()) as loops:
-        await loops.start_loop(start("c1"))
-        await loops.start_loop(start("c2"))
+        await begin(loops, "c1")
+        await begin(loops, "c2")
         stuck = asyncio.ensure_future(loops.send_event("c1", HELLO, ALICE))
         await loops.send_event("c2", HELLO, ALICE)
         assert not stuck.done()
@@ -425,7 +429,7 @@ async def test_events_of_other_conversations_do_not_wait(opened):
 
 async def test_an_event_starts_a_stopped_loop_again_and_publishes_that_once(opened):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         await loops.close_session("c1", ALICE)
         told = await phases(loops, loops.send_event("c1", HELLO, ALICE))
     assert told == [("requested", LoopStatus.STARTING, None), ("ready", LoopStatus.RUNNING, None)]
@@ -433,7 +437,7 @@ async def test_an_event_starts_a_stopped_loop_again_and_publishes_that_once(open
 
 async def test_an_event_leaves_a_stopped_loop_stopped_where_the_setting_says_so(opened):
     async with opened(Healthy(), restart_on_send=False) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         await loops.close_session("c1", ALICE)
         with pytest.raises(LoopFailed, match=r"loopnest\.restart_on_send") as caught:
             await loops.send_event("c1", HELLO, ALICE)
@@ -442,7 +446,7 @@ async def test_an_event_leaves_a_stopped_loop_stopped_where_the_setting_says_so(
 
 async def test_an_operator_s_event_starts_a_loop_for_its_owner(opened):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         await loops.close_session("c1", ALICE)
         await loops.send_event("c1", HELLO, EVERYONE)
         assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.RUNNING
@@ -453,7 +457,7 @@ async def test_an_operator_s_event_starts_a_loop_for_its_owner(opened):
 
 async def test_a_strategy_without_pause_loop_is_refused_by_name(opened):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         with pytest.raises(LoopnestError, match="'in-memory' has no pause_loop") as caught:
             await loops.pause_loop("c1", ALICE)
         assert caught.value.reason == Reason.UNSUPPORTED
@@ -461,7 +465,7 @@ async def test_a_strategy_without_pause_loop_is_refused_by_name(opened):
 
 async def test_only_the_owner_pauses_and_resumes(opened):
     async with opened(Pausable()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         for call in (loops.pause_loop, loops.resume_loop):
             with pytest.raises(LoopNotFound):
                 await call("c1", BOB)
@@ -471,7 +475,7 @@ async def test_only_the_owner_pauses_and_resumes(opened):
 
 async def test_a_stopped_loop_can_be_neither_paused_nor_resumed(opened):
     async with opened(Pausable()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         await loops.close_session("c1", ALICE)
         for call in (loops.pause_loop, loops.resume_loop):
             with pytest.raises(LoopFailed, match="The loop is stopped") as caught:
@@ -485,7 +489,7 @@ async def test_a_stopped_loop_can_be_neither_paused_nor_resumed(opened):
 @pytest.mark.parametrize("remove", [True, False])
 async def test_closing_twice_is_no_error(opened, remove):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         first = await loops.close_session("c1", ALICE, remove=remove)
         second = await loops.close_session("c1", ALICE, remove=remove)
         assert (first.already, second.already) == (False, True)
@@ -493,7 +497,7 @@ async def test_closing_twice_is_no_error(opened, remove):
 
 async def test_somebody_else_does_not_find_a_removed_loop_either(opened):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         await loops.close_session("c1", ALICE, remove=True)
         with pytest.raises(LoopNotFound):
             await loops.close_session("c1", BOB, remove=True)
@@ -504,9 +508,9 @@ async def test_somebody_else_does_not_find_a_removed_loop_either(opened):
 
 async def test_a_removed_loop_can_be_started_afresh(opened):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         await loops.close_session("c1", ALICE, remove=True)
-        assert (await loops.start_loop(start())).status is LoopStatus.RUNNING
+        assert (await begin(loops)).status is LoopStatus.RUNNING
         await loops.close_session("c1", ALICE)
         assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.STOPPED
 
@@ -514,7 +518,7 @@ async def test_a_removed_loop_can_be_started_afresh(opened):
 async def test_closing_a_failed_start_clears_it_away(opened):
     async with opened(Healthy()) as loops:
         with pytest.raises(LoopFailed):
-            await loops.start_loop(start(image="missing"))
+            await begin(loops, image="missing")
         assert (await loops.close_session("c1", ALICE)).already
         assert await loops.list_loops(LoopQuery(user_id=ALICE)) == []
         assert (await loops.close_session("c1", ALICE)).already
@@ -529,7 +533,7 @@ async def test_closing_what_never_was_is_not_found(opened):
 async def test_closing_is_told_step_by_step(opened):
     listener = Listener()
     async with opened(Healthy(), listener) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         await loops.close_session("c1", ALICE)
         await loops.close_session("c1", ALICE)
         await loops.close_session("c1", ALICE, remove=True)
@@ -560,15 +564,15 @@ async def test_listeners_hear_each_change_once_whatever_they_call_their_hook(ope
 
     renamed, listener = Renamed(), Listener()
     async with opened(Healthy(), renamed, listener, Meddler()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
     assert renamed.heard == [change.phase for change in listener.heard] == ["requested!", "ready!"]
 
 
 async def test_a_start_of_a_running_loop_tells_nothing(opened):
     listener = Listener()
     async with opened(Healthy(), listener) as loops:
-        await loops.start_loop(start())
-        await loops.start_loop(start())
+        await begin(loops)
+        await begin(loops)
     assert [change.phase for change in listener.heard] == ["requested", "ready"]
 
 
@@ -635,7 +639,7 @@ async def test_closing_the_manager_twice_is_no_error(opened):
 
 async def test_closing_the_manager_leaves_loops_running(opened):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
     async with opened(Healthy()) as loops:
         assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.RUNNING
 
@@ -643,7 +647,7 @@ async def test_closing_the_manager_leaves_loops_running(opened):
 async def test_a_start_that_the_end_of_the_host_interrupts_is_explained_to_the_next(opened):
     strategy, listener = Slow(), Listener()
     async with opened(strategy, listener) as loops:
-        await loops.start_loop(start(wait=False))
+        await begin(loops, wait=False)
         await strategy.entered.wait()
     assert strategy.cleaned_up
     assert listener.heard[-1].reason == Reason.INTERRUPTED
@@ -670,7 +674,7 @@ async def test_the_log_of_a_loop_without_one_is_what_was_kept_of_its_failure(ope
 
     async with opened(Crashes()) as loops:
         with pytest.raises(LoopFailed):
-            await loops.start_loop(start())
+            await begin(loops)
         assert [line async for line in await loops.loop_logs("c1", ALICE)] == ["first", "last"]
         assert (await loops.get_loop("c1", ALICE)).exit_code == 3
 
@@ -701,7 +705,7 @@ async def test_a_strategy_s_own_changes_move_the_phase_of_a_start(opened):
 
     strategy = Chatty()
     async with opened(strategy) as loops:
-        await loops.start_loop(start(wait=False))
+        await begin(loops, wait=False)
         await strategy.entered.wait()
         strategy.emit(LoopChange(conversation_id="c1", phase="booting", status=LoopStatus.STARTING))
         assert (await loops.get_loop("c1", ALICE)).phase == "booting"
@@ -725,8 +729,8 @@ async def test_an_override_answers_for_some_and_defers_for_others(opened):
 
     special.strategy, special.nests, strategy = "special", {}, Healthy()
     async with opened(strategy, Elsewhere()) as loops:
-        await loops.start_loop(start("special"))
-        await loops.start_loop(start("plain"))
+        await begin(loops, "special")
+        await begin(loops, "plain")
         assert {loop.conversation_id: loop.strategy for loop in await loops.list_loops(LoopQuery(user_id=ALICE))} == {
             "special": "special",
             "plain": "in-memory",
@@ -747,7 +751,7 @@ async def test_an_interruption_overtakes_a_message_that_waits_for_the_agent_s_to
             return Delivery(conversation_id=conversation_id)
 
     async with opened(Busy()) as loops:
-        await loops.start_loop(start("c1"))
+        await begin(loops, "c1")
         message = asyncio.ensure_future(loops.send_event("c1", Message(text="hello"), ALICE))
         await asyncio.sleep(0)
         await asyncio.wait_for(loops.send_event("c1", Control(action="interrupt"), ALICE), 5)
@@ -766,7 +770,7 @@ async def test_the_first_override_is_asked_first(opened):
         return Asks()
 
     async with opened(Healthy(), asks("first"), asks("second")) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         await loops.send_event("c1", HELLO, ALICE)
     assert asked == ["first", "second"]
 
@@ -776,6 +780,6 @@ async def test_an_override_redacts_what_the_strategy_delivers(opened):
 
     strategy = Healthy()
     async with opened(strategy, redact_events) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         await loops.send_event("c1", Message(text="use sk-abcdefgh1234 and ghp_abcdefgh1234"), ALICE)
     assert strategy.nests["c1"].events == [Message(text="use sk-[redacted] and ghp_[redacted]")]

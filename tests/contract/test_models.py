@@ -11,6 +11,7 @@ from loopnest import (
     EVERYONE,
     NOBODY,
     Event,
+    InvalidRequest,
     Llm,
     Loop,
     LoopChange,
@@ -23,7 +24,9 @@ from loopnest import (
     StartLoop,
     owner_of,
 )
-from loopnest.owners import owns
+from loopnest.owners import new_owner, owns
+
+from ..requests import start_request
 
 SECRET = "sk-very-secret"
 
@@ -31,7 +34,7 @@ SECRET = "sk-very-secret"
 def test_requests_can_t_be_changed_and_have_no_unknown_fields():
     request = StartLoop(conversation_id="c1")
     with pytest.raises(ValidationError):
-        request.user_id = "mallory"
+        request.owner = "mallory"
     with pytest.raises(ValidationError):
         StartLoop(conversation_id="c1", usr_id="alice")
 
@@ -42,9 +45,9 @@ def test_well_formed_ids_are_taken(good):
 
 
 @pytest.mark.parametrize("user_id", ["", "x" * 256, 7, EVERYONE])
-def test_a_user_id_is_a_string_of_reasonable_length(user_id):
-    with pytest.raises(ValidationError):
-        StartLoop(conversation_id="c1", user_id=user_id)
+def test_a_new_loop_needs_a_user_id_of_reasonable_length(user_id):
+    with pytest.raises(InvalidRequest, match="'user_id' must be a text of 1 to 255 characters"):
+        new_owner(user_id)
 
 
 def test_a_user_who_is_called_everyone_is_not_everyone():
@@ -92,8 +95,7 @@ def test_a_variable_may_have_any_name_that_shells_take(name):
 
 
 def test_no_secret_of_a_request_is_in_any_text_of_it():
-    request = StartLoop(
-        conversation_id="c1",
+    request = start_request(
         llm=Llm(model="openai/gpt", api_key=SecretStr(SECRET)),
         secrets={"A": Secret(value=SecretStr(SECRET))},
         provider_tokens={"github": ProviderToken(token=SecretStr(SECRET))},
@@ -107,7 +109,7 @@ def test_no_secret_of_a_request_is_in_any_text_of_it():
 
 def test_validation_errors_do_not_repeat_what_was_given():
     with pytest.raises(ValidationError) as caught:
-        StartLoop(conversation_id="c1", llm={"model": "", "api_key": [SECRET]})
+        start_request(llm={"model": "", "api_key": [SECRET]})
     assert SECRET not in str(caught.value)
 
 

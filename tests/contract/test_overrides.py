@@ -14,8 +14,13 @@ ALICE, BOB = "alice@example.com", "bob@example.com"
 HELLO = Message(text="hello")
 
 
-def start(conversation_id="c1", user_id=ALICE, **facts):
-    return StartLoop(conversation_id=conversation_id, user_id=user_id, **facts)
+def begin(loops, conversation_id="c1", user_id=ALICE, **facts):
+    return loops.start_loop(StartLoop(conversation_id=conversation_id, **facts), user_id)
+
+
+def begin_unseen(loops):
+    """Start a loop of Alice's in the strategy itself."""
+    loops.plugins.get_plugin("in-memory").start_loop(StartLoop(conversation_id="c1", owner=owner_of(ALICE)))
 
 
 class Elsewhere:
@@ -98,21 +103,21 @@ NARROWING = [HidesAll, Raises, ListsNone, MasksKeys]
 async def test_a_loop_that_is_not_listed_is_still_driven(opened, override):
     async with opened(Healthy(), override()) as loops:
         if override is not Raises:
-            await loops.start_loop(start())
+            await begin(loops)
         else:
-            loops.plugins.get_plugin("in-memory").start_loop(start().model_copy(update={"owner": owner_of(ALICE)}))
+            begin_unseen(loops)
         assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.RUNNING
         await loops.send_event("c1", HELLO, ALICE)
-        assert (await loops.start_loop(start())).status is LoopStatus.RUNNING
+        assert (await begin(loops)).status is LoopStatus.RUNNING
         assert not (await loops.close_session("c1", ALICE)).already
 
 
 @pytest.mark.parametrize("override", NARROWING)
 async def test_a_loop_that_is_not_listed_keeps_its_owner(opened, override):
     async with opened(Healthy(), override()) as loops:
-        loops.plugins.get_plugin("in-memory").start_loop(start().model_copy(update={"owner": owner_of(ALICE)}))
+        begin_unseen(loops)
         for call in (
-            loops.start_loop(start(user_id=BOB)),
+            begin(loops, user_id=BOB),
             loops.get_loop("c1", BOB),
             loops.send_event("c1", HELLO, BOB),
             loops.close_session("c1", BOB),
@@ -124,7 +129,7 @@ async def test_a_loop_that_is_not_listed_keeps_its_owner(opened, override):
 async def test_a_start_fails_where_an_override_can_t_say_whether_it_has_the_loop(opened):
     async with opened(Healthy(), Raises()) as loops:
         with pytest.raises(LookupError, match="the directory is down"):
-            await loops.start_loop(start())
+            await begin(loops)
 
 
 async def test_a_wrapper_of_list_loops_always_receives_a_sequence(opened):
@@ -140,8 +145,8 @@ async def test_a_wrapper_of_list_loops_always_receives_a_sequence(opened):
 async def test_loops_that_an_override_adds_are_found_sent_to_and_closed(opened):
     elsewhere = Elsewhere()
     async with opened(Healthy(), elsewhere) as loops:
-        await loops.start_loop(start("ours"))
-        await loops.start_loop(start("acme", tags={"customer": "acme"}))
+        await begin(loops, "ours")
+        await begin(loops, "acme", tags={"customer": "acme"})
         assert {loop.conversation_id for loop in await loops.list_loops(LoopQuery(user_id=ALICE))} == {"ours", "acme"}
         assert (await loops.get_loop("acme", ALICE)).strategy == "acme"
         await loops.send_event("acme", HELLO, ALICE)
@@ -167,7 +172,7 @@ async def test_find_loop_is_asked_first_and_can_not_hide(opened):
 
     moved = Moved()
     async with opened(Healthy(), moved) as loops:
-        started = await loops.start_loop(start())
+        started = await begin(loops)
         assert await loops.get_loop("c1", ALICE) == started
         moved.loops = {"c1": started.model_copy(update={"url": "http://elsewhere"})}
         assert (await loops.get_loop("c1", ALICE)).url == "http://elsewhere"
@@ -200,8 +205,8 @@ async def test_each_operation_looks_its_loop_up_once(opened):
             await call
             return counting.lookups - before
 
-        assert await lookups_of(loops.start_loop(start())) == 1
-        assert await lookups_of(loops.start_loop(start())) == 1
+        assert await lookups_of(begin(loops)) == 1
+        assert await lookups_of(begin(loops)) == 1
         assert await lookups_of(loops.send_event("c1", HELLO, ALICE)) == 1
         assert await lookups_of(loops.get_loop("c1", ALICE)) == 1
         assert await lookups_of(loops.loop_logs("c1", ALICE)) == 1
@@ -235,7 +240,7 @@ class Observes:
 async def test_hooks_receive_the_loop_that_was_looked_up(opened):
     observes = Observes()
     async with opened(Healthy(), observes) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         await loops.send_event("c1", HELLO, ALICE)
         await loops.close_session("c1", EVERYONE)
         await loops.send_event("c1", HELLO, ALICE)

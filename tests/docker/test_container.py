@@ -7,18 +7,19 @@ import tarfile
 import pytest
 from pydantic import SecretStr
 
-from loopnest import StartLoop
 from loopnest_docker.container import new_spec
 from loopnest_docker.image import Image
 from loopnest_docker.secret_file import secret_archive
 from loopnest_docker.settings import DockerSettings
 from loopnest_nested.dialects import get_dialect
 
+from ..requests import start_request
+
 IMAGE = Image("some/image:1", "sha256:abc", ("/bin/server", "--all"), {})
 
 
 def spec(settings: DockerSettings | None = None, **request: object):
-    start = StartLoop(conversation_id="c1", **request)
+    start = start_request("c1", **request)
     dialect = get_dialect("agent-server")
     return new_spec(settings or DockerSettings(), dialect, start, image=IMAGE, network="net", owner="nobody")
 

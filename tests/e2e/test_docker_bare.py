@@ -14,7 +14,7 @@ OpenManager = Callable[..., Awaitable[LoopManager]]
 
 
 def bare(**facts: Any) -> StartLoop:
-    return StartLoop(conversation_id="b1", bare=True, notes={"color": "blue"}, **facts)
+    return StartLoop(conversation_id="b1", conversation=None, notes={"color": "blue"}, **facts)
 
 
 async def listed(manager: LoopManager) -> list[Loop]:

@@ -160,10 +160,10 @@ async def test_a_claim_never_takes_a_conversation_from_its_owner(open_manager, e
     token = {"label": [f"{naming.NAMESPACE}={namespace}", f"{naming.ROLE}=token"]}
     while not engine.containers(all=True, filters=token):
         await asyncio.sleep(0.05)
-    bob = asyncio.ensure_future(late.start_loop(StartLoop(conversation_id="c1", user_id="bob")))
+    bob = asyncio.ensure_future(late.start_loop(StartLoop(conversation_id="c1"), "bob"))
     await wait.reached.wait()
     early = await open_manager(memory="1GiB")  # so the slot is of no use to it
-    await early.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
+    await early.start_loop(StartLoop(conversation_id="c1"), "alice")
     wait.go_on.set()
     with pytest.raises(LoopNotFound):
         await bob
@@ -178,7 +178,7 @@ async def test_of_two_users_who_claim_one_id_at_once_exactly_one_gets_it(open_ma
         while len(engine.containers(all=True, filters=tokens)) < 4:
             await asyncio.sleep(0.05)
         users = zip(hosts, ("alice", "bob"), strict=True)
-        starts = [host.start_loop(StartLoop(conversation_id=f"c{number}", user_id=user)) for host, user in users]
+        starts = [host.start_loop(StartLoop(conversation_id=f"c{number}"), user) for host, user in users]
         outcomes = await asyncio.gather(*starts, return_exceptions=True)
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Loop", "LoopNotFound"], outcomes
     assert len(containers()) == 5

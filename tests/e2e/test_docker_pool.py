@@ -55,7 +55,7 @@ async def test_a_start_takes_a_container_that_waits_and_the_pool_is_filled_again
     manager = await open_manager(pool={"size": 2})
     await until(lambda: len(slots()) == 2)
     waiting = {slot["Id"] for slot in slots()}
-    loop = await manager.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
+    loop = await manager.start_loop(StartLoop(conversation_id="c1"), "alice")
     assert loop.origin == "warm"
     assert containers()[0]["Id"] in waiting
     await until(lambda: len(slots()) == 2)

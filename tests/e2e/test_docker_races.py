@@ -82,7 +82,7 @@ async def test_of_two_users_who_race_for_one_id_exactly_one_gets_it(open_manager
     for round_number in range(5):
         name = f"c{round_number}"
         starts = [
-            host.start_loop(StartLoop(conversation_id=name, user_id=user))
+            host.start_loop(StartLoop(conversation_id=name), user)
             for host, user in zip(hosts, ("alice", "bob"), strict=True)
         ]
         outcomes = await asyncio.gather(*starts, return_exceptions=True)
@@ -93,7 +93,7 @@ async def test_of_two_users_who_race_for_one_id_exactly_one_gets_it(open_manager
 
 async def test_another_host_sees_loops_it_did_not_start_and_may_drive_and_close_them(open_manager):
     one, two = await open_manager(), await open_manager()
-    started = await one.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
+    started = await one.start_loop(StartLoop(conversation_id="c1"), "alice")
     [seen] = await two.list_loops(LoopQuery(user_id="alice"))
     assert (seen.url, seen.session_key) == (started.url, started.session_key)
     with pytest.raises(LoopNotFound):

@@ -19,6 +19,8 @@ from loopnest_docker.settings import DockerSettings
 from loopnest_nested.client import NestedServer, new_http_client
 from loopnest_nested.dialects import get_dialect
 
+from ..requests import start_request
+
 SDK_CLIENT = Path(__file__).with_name("sdk_client.py")
 
 
@@ -42,7 +44,7 @@ async def manager(open_manager, agent_server_image, model) -> LoopManager:
 def request(model: scripted_model.ScriptedModel, text: str | None = None, **more: Any) -> StartLoop:
     llm = Llm(model="openai/scripted", api_key="sk-scripted", base_url=model.url)
     message = Message(text=text) if text else None
-    return StartLoop(conversation_id="c1", user_id="alice", llm=llm, initial_message=message, **more)
+    return start_request("c1", llm=llm, initial_message=message, **more)
 
 
 async def finished(loop: Any, turns: int) -> list[dict[str, Any]]:
@@ -74,12 +76,12 @@ async def test_the_agent_runs_a_command_in_the_container_and_its_output_is_read_
 
 
 async def test_a_stopped_loop_comes_back_with_its_history_workspace_and_model_key(manager, model):
-    await manager.start_loop(request(model, "run: echo kept > note.txt"))
+    await manager.start_loop(request(model, "run: echo kept > note.txt"), "alice")
     [loop] = await _listed(manager)
     await asyncio.wait_for(finished(loop, 1), 60)
     closed = await manager.close_session("c1", "alice")
     assert closed.graceful, closed
-    back = await manager.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
+    back = await manager.start_loop(StartLoop(conversation_id="c1"), "alice")
     await manager.send_event("c1", Message(text="run: cat note.txt"), "alice")
     events = await asyncio.wait_for(finished(back, 2), 60)
     assert "kept" in outputs(events)
@@ -92,7 +94,7 @@ async def test_the_sdk_s_own_remote_client_drives_the_loop(manager, model):
         from tests.e2e.conftest import missing
 
         missing("LOOPNEST_TEST_AGENT_SERVER_PYTHON is not set", "name an interpreter that has openhands-sdk")
-    await manager.start_loop(request(model))
+    await manager.start_loop(request(model), "alice")
     [loop] = await _listed(manager)
     client = await asyncio.create_subprocess_exec(
         str(interpreter),
@@ -132,7 +134,7 @@ async def _listed(manager: LoopManager) -> list[Any]:
 
 
 async def test_a_store_that_a_full_disk_truncated_is_reported_and_kept(manager, model, engine, containers):
-    loop = await manager.start_loop(request(model, "run: echo work >/workspace/project/work"))
+    loop = await manager.start_loop(request(model, "run: echo work >/workspace/project/work"), "alice")
     await finished(loop, 1)
     [container] = containers()
     truncate = "find /workspace/.openhands/conversations -type f -exec truncate -s 0 {} +"
@@ -140,7 +142,7 @@ async def test_a_store_that_a_full_disk_truncated_is_reported_and_kept(manager, 
     assert await asyncio.to_thread(engine.exec_start, ran["Id"]) == b""
     engine.kill(container["Id"])
     with pytest.raises(LoopFailed) as caught:
-        await manager.start_loop(request(model))
+        await manager.start_loop(request(model), "alice")
     assert caught.value.reason == Reason.HISTORY_LOST
     archive, stat = engine.get_archive(container["Id"], "/workspace/project/work")
     assert stat["size"] == len("work\n")

@@ -18,6 +18,8 @@ from loopnest_docker.settings import DockerSettings
 from loopnest_nested.client import NestedServer, new_http_client
 from loopnest_nested.dialects import get_dialect
 
+from ..requests import start_request
+
 #: Seconds from a request until its last event: a boot of the server, and of its action server, on a busy machine.
 PATIENCE = 420
 Wait = Callable[[list[dict[str, Any]]], bool]
@@ -62,7 +64,7 @@ def request(model: scripted_model.ScriptedModel, text: str | None = None, **more
     # The legacy server offers tools only to models that it knows to understand them.
     llm = Llm(model="openai/gpt-4o", api_key="sk-scripted", base_url=model.url)
     message = Message(text=text) if text else None
-    return StartLoop(conversation_id="c1", user_id="alice", llm=llm, initial_message=message, **more)
+    return start_request("c1", llm=llm, initial_message=message, **more)
 
 
 async def until(loop: Loop, enough: Wait) -> list[dict[str, Any]]:
@@ -104,7 +106,7 @@ def said(events: list[dict[str, Any]]) -> list[str]:
 async def test_an_agent_works_and_comes_back_with_its_history_workspace_and_secrets(manager, model):
     commands = "echo six times seven is $((6 * 7)) | tee note.txt; whoami; echo the secret is $TOKEN; env"
     secrets = {"TOKEN": Secret(value="tell-nobody")}
-    loop = await manager.start_loop(request(model, f"run: {commands}", secrets=secrets))
+    loop = await manager.start_loop(request(model, f"run: {commands}", secrets=secrets), "alice")
     events = await until(loop, finished(1))
     assert "six times seven is 42" in outputs(events)
     assert "agent" in outputs(events).split()
@@ -117,7 +119,7 @@ async def test_an_agent_works_and_comes_back_with_its_history_workspace_and_secr
 
     closed = await manager.close_session("c1", "alice")
     assert closed.graceful, closed
-    back = await manager.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
+    back = await manager.start_loop(StartLoop(conversation_id="c1"), "alice")
     await manager.send_event("c1", Message(text="run: cat note.txt"), "alice")
     events = await until(back, finished(2))
     assert outputs(events).count("six times seven is 42") == 2, story(events)
@@ -126,7 +128,7 @@ async def test_an_agent_works_and_comes_back_with_its_history_workspace_and_secr
 
 
 async def test_fifty_events_at_once_all_arrive_in_order_and_none_is_refused(manager, model):
-    loop = await manager.start_loop(request(model))
+    loop = await manager.start_loop(request(model), "alice")
     sent = [str(n) for n in range(50)]
     events = [RawEvent(payload={"action": "message", "args": {"content": text, "image_urls": []}}) for text in sent]
     deliveries = await asyncio.gather(*(manager.send_event("c1", event, "alice") for event in events))
@@ -156,4 +158,4 @@ async def test_images_instructions_and_a_recording_reach_the_agent(manager, mode
 
 async def test_a_request_without_a_model_is_refused_with_the_server_s_words(manager):
     with pytest.raises(LoopFailed, match="Settings not found"):
-        await manager.start_loop(StartLoop(conversation_id="c2", user_id="alice"))
+        await manager.start_loop(StartLoop(conversation_id="c2"), "alice")

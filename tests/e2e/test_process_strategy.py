@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from loopnest import Llm, LoopManager, LoopnestSettings, Message, StartLoop
+from loopnest import Conversation, Llm, LoopManager, LoopnestSettings, Message, StartLoop
 from loopnest.testing import StrategyConformance
 from loopnest_cli import scripted_model
 from loopnest_nested.client import NestedServer, new_http_client
@@ -58,12 +58,12 @@ class TestProcessStrategy(StrategyConformance):
     async def received(self, loops, conversation_id):
         return await received(loops, conversation_id)
 
-    def new_request(self, conversation_id, user_id):
-        return StartLoop(conversation_id=conversation_id, user_id=user_id, llm=LLM)
+    def new_request(self, conversation_id):
+        return StartLoop(conversation_id=conversation_id, conversation=Conversation(llm=LLM))
 
-    def broken_request(self, conversation_id, user_id):
+    def broken_request(self, conversation_id):
         environment = {"OH_SESSION_API_KEYS_1": SecretStr("["), "PYTHONHOME": SecretStr("/nowhere")}
-        return StartLoop(conversation_id=conversation_id, user_id=user_id, environment=environment)
+        return StartLoop(conversation_id=conversation_id, environment=environment)
 
 
 async def test_an_agent_works_on_while_its_host_is_away_and_leaves_no_process_behind(new_manager, tmp_path):
@@ -71,7 +71,7 @@ async def test_an_agent_works_on_while_its_host_is_away_and_leaves_no_process_be
         llm = Llm(model="openai/scripted", api_key=SecretStr("sk-scripted"), base_url=model.url)
         work = Message(text="run: sleep 1; echo six times seven is $((6 * 7)) > answer")
         async with new_manager() as loops:
-            request = StartLoop(conversation_id="c1", user_id=ALICE, llm=llm, initial_message=work)
+            request = StartLoop(conversation_id="c1", conversation=Conversation(llm=llm, initial_message=work))
             await loops.start_loop(request)
         async with new_manager() as loops:
             loop = await loops.get_loop("c1", ALICE)

@@ -13,6 +13,8 @@ from loopnest_nested.dialects import Place, get_dialect
 from loopnest_nested.dialects.agent_server import AgentServer, dialect
 from loopnest_nested.session_keys import derive
 
+from ..requests import start_request
+
 PLACE = Place(workspace="/work", data="/data")
 UUID = "11111111-2222-4333-8444-555555555555"
 PATH = f"/api/conversations/{UUID}"
@@ -30,7 +32,7 @@ def created(fake, answer):
 
 
 def request(**facts) -> StartLoop:
-    return StartLoop(conversation_id=UUID, **facts)
+    return start_request(UUID, **facts)
 
 
 def body(fake, what: str) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from loopnest import NestedError, ProviderToken, StartLoop
+from loopnest import Conversation, NestedError, ProviderToken, StartLoop
 from loopnest_nested.dialects import Place
 from loopnest_nested.dialects.agent_server.checkout import Repository, check_out, clone_script, repository_of
 from loopnest_nested.redaction import secrets_of
@@ -17,7 +17,7 @@ GITHUB = {"github": ProviderToken(token=SecretStr("gh-token"))}
 
 
 def understood(repository: str, **facts) -> tuple[str, str, tuple[str, str] | None]:
-    found = repository_of(StartLoop(conversation_id="c", repository=repository, **facts))
+    found = repository_of(Conversation(repository=repository, **facts))
     assert found
     login = (found.login[0], found.login[1].get_secret_value()) if found.login else None
     return found.url, found.directory, login
@@ -92,21 +92,21 @@ def test_a_token_is_for_its_own_server_only(url):
 )
 def test_what_is_not_understood_is_said(facts, words):
     with pytest.raises(NestedError, match=words) as caught:
-        repository_of(StartLoop(conversation_id="c", **facts))
+        repository_of(Conversation(**facts))
     assert caught.value.reason == "clone-failed"
     assert "secret" not in caught.value.message
 
 
 async def test_without_a_repository_the_agent_works_in_the_workspace(fake):
-    assert await check_out(fake.server, StartLoop(conversation_id="c"), PLACE) == "/work"
+    assert await check_out(fake.server, Conversation(), PLACE) == "/work"
     assert not fake.requests
 
 
 async def test_the_token_travels_in_a_file_only(fake, answer):
     fake.on("POST /api/bash/execute_bash_command", answer(200, {"exit_code": 0}))
     fake.on("POST /api/file/upload", answer())
-    request = StartLoop(conversation_id="c", repository="a/b", branch="dev", provider_tokens=GITHUB)
-    assert await check_out(fake.server, request, PLACE) == "/work/b"
+    conversation = Conversation(repository="a/b", branch="dev", provider_tokens=GITHUB)
+    assert await check_out(fake.server, conversation, PLACE) == "/work/b"
     (upload,) = fake.asked("POST /api/file/upload")
     assert b"username=x-access-token\npassword=gh-token\n" in upload.content
     assert "gh-token" not in str(upload.url)
@@ -118,16 +118,17 @@ async def test_a_failure_is_explained_by_what_git_says_without_the_token(fake, a
     fake.on("POST /api/file/upload", answer())
     said = {"exit_code": 128, "stderr": "fatal: gh-token is wrong"}
     fake.on("POST /api/bash/execute_bash_command", answer(200, {"exit_code": 0}), answer(200, said))
-    request = StartLoop(conversation_id="c", repository="a/b", provider_tokens=GITHUB)
+    conversation = Conversation(repository="a/b", provider_tokens=GITHUB)
+    request = StartLoop(conversation_id="c", conversation=conversation)
     with pytest.raises(NestedError, match=r"https://github.com/a/b.git could not be cloned: fatal: \*+ is wrong"):
-        await check_out(fake.server.hiding(secrets_of(request)), request, PLACE)
+        await check_out(fake.server.hiding(secrets_of(request)), conversation, PLACE)
 
 
 async def test_a_private_directory_that_can_not_be_made_is_said(fake, answer):
     fake.on("POST /api/bash/execute_bash_command", answer(200, {"exit_code": 1, "stderr": "Read-only file system"}))
-    request = StartLoop(conversation_id="c", repository="a/b", provider_tokens=GITHUB)
+    conversation = Conversation(repository="a/b", provider_tokens=GITHUB)
     with pytest.raises(NestedError, match="Read-only file system"):
-        await check_out(fake.server, request, PLACE)
+        await check_out(fake.server, conversation, PLACE)
     assert not fake.asked("POST /api/file/upload")
 
 

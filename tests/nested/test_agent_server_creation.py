@@ -3,14 +3,16 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from loopnest import Llm, Message, NestedError, ProviderToken, Secret, StartLoop
+from loopnest import Llm, Message, NestedError, ProviderToken, Secret
 from loopnest_nested.dialects.agent_server.creation import creation, merged, message
+
+from ..requests import start_request
 
 LLM = Llm(model="openai/x", api_key=SecretStr("sk"), base_url="http://model/v1")
 
 
 def body_of(tools=("terminal", "glob", "file_editor", "task_tracker"), **facts):
-    return creation(StartLoop(conversation_id="c", **facts), "nested-id", "/work", tools)
+    return creation(start_request("c", **facts), "nested-id", "/work", tools)
 
 
 def test_without_anything_the_server_decides_about_the_agent():

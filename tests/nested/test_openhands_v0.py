@@ -17,6 +17,8 @@ from loopnest_nested.dialects import Place, get_dialect
 from loopnest_nested.dialects.openhands_v0 import OpenHandsV0, mailbox
 from loopnest_nested.session_keys import derive, new_nonce
 
+from ..requests import start_request
+
 PLACE = Place(workspace="/work", data="/data")
 
 
@@ -123,9 +125,7 @@ def dialect() -> OpenHandsV0:
 
 
 def request(**more: Any) -> StartLoop:
-    return StartLoop(
-        conversation_id="c1", llm=Llm(model="openai/gpt-4o", api_key="sk-1", base_url="http://m/v1"), **more
-    )
+    return start_request(llm=Llm(model="openai/gpt-4o", api_key="sk-1", base_url="http://m/v1"), **more)
 
 
 def test_it_is_found_by_its_name():

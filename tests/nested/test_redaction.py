@@ -9,13 +9,15 @@ from pydantic import SecretStr
 from loopnest import Llm, ProviderToken, Secret, StartLoop
 from loopnest_nested.redaction import MASK, RequestSecrets, redacted, secrets_of
 
+from ..requests import start_request
+
 
 def values(request: StartLoop) -> set[str]:
     return {secret.get_secret_value() for secret in secrets_of(request)}
 
 
 def test_every_secret_of_a_request_is_found_wherever_it_stands():
-    request = StartLoop(
+    request = start_request(
         conversation_id="c",
         llm=Llm(model="m", api_key=SecretStr("llm-key")),
         secrets={"A": Secret(value=SecretStr("custom"))},
@@ -53,7 +55,7 @@ def test_every_secret_of_a_request_is_found_wherever_it_stands():
     ],
 )
 def test_a_lone_user_of_a_url_may_be_a_token(url, found):
-    assert values(StartLoop(conversation_id="c", repository=url)) == found
+    assert values(start_request("c", repository=url)) == found
 
 
 @pytest.mark.parametrize("quoting", [str, json.dumps, repr, lambda value: quote(value, safe="")])

@@ -21,6 +21,6 @@ class TestProcessStrategy(StrategyConformance):
     async def received(self, loops, conversation_id):
         return await received(loops, conversation_id)
 
-    def broken_request(self, conversation_id, user_id):
+    def broken_request(self, conversation_id):
         environment = {"STANDIN": SecretStr("exit")}
-        return StartLoop(conversation_id=conversation_id, user_id=user_id, environment=environment)
+        return StartLoop(conversation_id=conversation_id, environment=environment)

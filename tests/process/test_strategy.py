@@ -23,7 +23,6 @@ from loopnest import (
     LoopStatus,
     NestedError,
     Reason,
-    StartLoop,
 )
 from loopnest.testing import said
 from loopnest_process import starting
@@ -32,13 +31,14 @@ from loopnest_process.registry import Registry
 
 from ..processes import kill_processes_of, processes_of
 from ..received import received
+from ..requests import start_request
 
 ALICE = "alice@example.com"
 
 
 def request(conversation_id="c1", mode=None, **facts):
     environment = {"STANDIN": SecretStr(mode)} if mode else {}
-    return StartLoop(conversation_id=conversation_id, user_id=ALICE, environment=environment, **facts)
+    return start_request(conversation_id, environment=environment, **facts)
 
 
 def servers_of(state_dir):
@@ -61,7 +61,7 @@ async def until(changes, status):
 async def test_a_server_that_ends_early_is_explained_and_leaves_nothing(opened, state_dir, loops_dir):
     async with opened(secret_environment={"PASSWORD": SecretStr("refusing"), "FLAG": SecretStr("to")}) as loops:
         with pytest.raises(LoopFailed, match=r"ended with exit code 3 before it was ready") as caught:
-            await loops.start_loop(request(mode="exit"))
+            await loops.start_loop(request(mode="exit"), ALICE)
         assert (caught.value.reason, caught.value.exit_code) == (Reason.EXITED_EARLY, 3)
         listed = await loops.get_loop("c1", ALICE)
         assert (listed.status, listed.exit_code) == (LoopStatus.FAILED, 3)
@@ -77,7 +77,7 @@ async def test_a_server_that_is_never_ready_is_given_up(opened, state_dir, loops
         with pytest.raises(
             LoopFailed, match=r"not ready within 1 s \('start_timeout' in \[loopnest\.process\]\)"
         ) as caught:
-            await loops.start_loop(request(mode="never"))
+            await loops.start_loop(request(mode="never"), ALICE)
         assert caught.value.reason == Reason.START_TIMEOUT
         assert any("booting" in line for line in caught.value.log_tail)
     assert servers_of(state_dir) == []
@@ -87,7 +87,7 @@ async def test_a_server_that_is_never_ready_is_given_up(opened, state_dir, loops
 async def test_a_server_that_refuses_the_conversation_leaves_nothing(opened, state_dir, loops_dir):
     async with opened() as loops:
         with pytest.raises(NestedError, match="no agent") as caught:
-            await loops.start_loop(request(mode="refuse"))
+            await loops.start_loop(request(mode="refuse"), ALICE)
         assert caught.value.reason == Reason.NESTED_REFUSED
     assert servers_of(state_dir) == []
     assert list(loops_dir.iterdir()) == []
@@ -95,25 +95,25 @@ async def test_a_server_that_refuses_the_conversation_leaves_nothing(opened, sta
 
 async def test_a_restart_that_fails_keeps_the_workspace(opened, loops_dir):
     async with opened() as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         (loops_dir / "c1" / "workspace" / "work").write_text("hours of it")
         await loops.close_session("c1", ALICE)
         with pytest.raises(LoopFailed):
-            await loops.start_loop(request(mode="exit"))
+            await loops.start_loop(request(mode="exit"), ALICE)
         assert (await loops.get_loop("c1", ALICE)).reason == Reason.EXITED_EARLY
-        assert (await loops.start_loop(request())).status is LoopStatus.RUNNING
+        assert (await loops.start_loop(request(), ALICE)).status is LoopStatus.RUNNING
         assert (loops_dir / "c1" / "workspace" / "work").read_text() == "hours of it"
 
 
 async def test_a_lost_history_fails_the_start_and_keeps_the_workspace(opened, loops_dir):
     async with opened() as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         await loops.close_session("c1", ALICE)
         (loops_dir / "c1" / "workspace" / "work").write_text("work")
         for file in (loops_dir / "c1" / "data" / "conversations").iterdir():
             file.rename(file.with_name("truncated"))
         with pytest.raises(LoopFailed) as caught:
-            await loops.start_loop(request())
+            await loops.start_loop(request(), ALICE)
         assert caught.value.reason == Reason.HISTORY_LOST
         [loop] = await loops.list_loops(LoopQuery(user_id=ALICE))
     assert (loop.status, loop.reason) == (LoopStatus.FAILED, Reason.HISTORY_LOST)
@@ -122,30 +122,30 @@ async def test_a_lost_history_fails_the_start_and_keeps_the_workspace(opened, lo
 
 async def test_a_workspace_that_is_gone_is_not_replaced(opened, tmp_path):
     async with opened(workspaces=tmp_path / "disk") as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         await loops.close_session("c1", ALICE)
         unmounted = (tmp_path / "disk").rename(tmp_path / "unmounted")
         with pytest.raises(LoopFailed, match=f"{tmp_path}/disk/c1") as caught:
-            await loops.start_loop(request())
+            await loops.start_loop(request(), ALICE)
         assert caught.value.reason == Reason.MOUNT_MISSING
         unmounted.rename(tmp_path / "disk")
-        assert (await loops.start_loop(request())).status is LoopStatus.RUNNING
+        assert (await loops.start_loop(request(), ALICE)).status is LoopStatus.RUNNING
 
 
 async def test_a_close_keeps_a_conversation_that_a_killed_host_had_created(opened, loops_dir):
     async with opened() as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         registry = Registry(loops_dir)
         record = registry.read("c1")
         registry.write(record.model_copy(update={"state": "starting", "proven": False}))
         assert not (await loops.close_session("c1", ALICE)).removed
-        assert (await loops.start_loop(request())).status is LoopStatus.RUNNING
+        assert (await loops.start_loop(request(), ALICE)).status is LoopStatus.RUNNING
 
 
 async def test_a_missing_server_is_explained(opened):
     async with opened(python="/nowhere/python") as loops:
         with pytest.raises(LoopFailed) as caught:
-            await loops.start_loop(request())
+            await loops.start_loop(request(), ALICE)
         assert caught.value.reason == Reason.SERVER_MISSING
         assert (await loops.get_loop("c1", ALICE)).reason == Reason.SERVER_MISSING
 
@@ -153,7 +153,7 @@ async def test_a_missing_server_is_explained(opened):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 137), (signal.SIGTERM, 0)])
 async def test_a_loop_that_ends_by_itself_is_told_with_its_exit_code(opened, state_dir, number, code):
     async with opened() as loops, loops.watch() as changes:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         (server,) = servers_of(state_dir)
         server.send_signal(number)
         told = await until(changes, LoopStatus.FAILED)
@@ -167,7 +167,7 @@ async def test_a_loop_that_ends_by_itself_is_told_with_its_exit_code(opened, sta
 
 async def test_a_loop_that_ended_unseen_is_listed_as_failed_by_the_next_host(opened, state_dir):
     async with opened() as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
     (server,) = servers_of(state_dir)
     supervisor = server.parent()
     server.kill()
@@ -176,12 +176,12 @@ async def test_a_loop_that_ended_unseen_is_listed_as_failed_by_the_next_host(ope
         listed = await loops.get_loop("c1", ALICE)
         assert (listed.status, listed.reason, listed.exit_code) == (LoopStatus.FAILED, Reason.EXITED, 137)
         assert "killed by signal 9" in listed.message
-        assert (await loops.start_loop(request())).status is LoopStatus.RUNNING
+        assert (await loops.start_loop(request(), ALICE)).status is LoopStatus.RUNNING
 
 
 async def test_a_restart_of_the_machine_is_seen_as_what_it_may_be(opened, state_dir):
     async with opened() as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
     for process in processes_of(state_dir):
         if process.name() == "sh":
             process.kill()
@@ -196,7 +196,7 @@ async def test_a_restart_of_the_machine_is_seen_as_what_it_may_be(opened, state_
 
 async def test_a_deaf_server_is_killed_within_the_limit(opened, state_dir):
     async with opened(stop_timeout=0.5) as loops:
-        await loops.start_loop(request(mode="deaf"))
+        await loops.start_loop(request(mode="deaf"), ALICE)
         closed = await asyncio.wait_for(loops.close_session("c1", ALICE), 10)
         assert (closed.graceful, closed.exit_code) == (False, 137)
         assert "did not end when asked to, and was killed" in closed.message
@@ -205,7 +205,7 @@ async def test_a_deaf_server_is_killed_within_the_limit(opened, state_dir):
 
 async def test_a_polite_server_is_closed_gracefully_and_silently(opened, state_dir):
     async with opened() as loops, loops.watch() as changes:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         closed = await loops.close_session("c1", ALICE)
         assert (closed.graceful, closed.exit_code, closed.message) == (True, 0, None)
         assert list(processes_of(state_dir)) == []
@@ -215,7 +215,7 @@ async def test_a_polite_server_is_closed_gracefully_and_silently(opened, state_d
 
 async def test_a_frozen_server_is_closed_within_the_limit(opened, state_dir):
     async with opened(stop_timeout=0.5) as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         for process in processes_of(state_dir):
             process.suspend()
         listed = await asyncio.wait_for(loops.list_loops(LoopQuery(user_id=ALICE, probe=True)), 10)
@@ -227,7 +227,7 @@ async def test_a_frozen_server_is_closed_within_the_limit(opened, state_dir):
 
 async def test_removing_removes_everything(opened, loops_dir, tmp_path):
     async with opened(workspaces=tmp_path / "work") as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         (tmp_path / "work" / "c1" / "file").write_text("x")
         await loops.close_session("c1", ALICE, remove=True)
         assert list(loops_dir.iterdir()) == []
@@ -239,7 +239,7 @@ async def test_removing_removes_everything(opened, loops_dir, tmp_path):
 
 async def test_an_event_starts_a_stopped_loop_again_and_that_is_told(opened):
     async with opened() as loops:
-        await loops.start_loop(request(initial_message=said("first")))
+        await loops.start_loop(request(initial_message=said("first")), ALICE)
         await loops.close_session("c1", ALICE)
         async with loops.watch() as changes:
             await loops.send_event("c1", said("second"), ALICE)
@@ -249,7 +249,7 @@ async def test_an_event_starts_a_stopped_loop_again_and_that_is_told(opened):
 
 async def test_an_event_starts_a_loop_that_died_again(opened, state_dir):
     async with opened() as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         async with loops.watch() as changes:
             servers_of(state_dir)[0].kill()
             await until(changes, LoopStatus.FAILED)
@@ -259,7 +259,7 @@ async def test_an_event_starts_a_loop_that_died_again(opened, state_dir):
 
 async def test_an_event_for_a_loop_that_starts_waits_for_it(opened):
     async with opened() as loops:
-        await loops.start_loop(request(mode="slow", wait=False))
+        await loops.start_loop(request(mode="slow"), ALICE, wait=False)
         await asyncio.sleep(0.3)
         await loops.send_event("c1", said("hello"), ALICE)
         assert await received(loops, "c1") == ["hello"]
@@ -303,7 +303,7 @@ async def test_a_port_that_was_taken_meanwhile_is_exchanged(opened, impostor, mo
     free_port, given = starting._free_port, [impostor]
     monkeypatch.setattr(starting, "_free_port", lambda: given.pop() if given else free_port())
     async with opened() as loops:
-        loop = await loops.start_loop(request())
+        loop = await loops.start_loop(request(), ALICE)
         assert httpx.URL(loop.url).port != impostor
         await loops.send_event("c1", said("hello"), ALICE)
         assert await received(loops, "c1") == ["hello"]
@@ -313,7 +313,7 @@ async def test_where_every_port_is_taken_the_start_fails(opened, impostor, monke
     monkeypatch.setattr(starting, "_free_port", lambda: impostor)
     async with opened() as loops:
         with pytest.raises(LoopFailed) as caught:
-            await loops.start_loop(request())
+            await loops.start_loop(request(), ALICE)
         assert any("Address already in use" in line for line in caught.value.log_tail)
 
 
@@ -322,7 +322,7 @@ async def test_where_every_port_is_taken_the_start_fails(opened, impostor, monke
 
 async def test_the_key_opens_the_server_and_is_written_nowhere(opened, state_dir, loops_dir):
     async with opened(secret_environment={"PASSWORD": SecretStr("sk-1234")}) as loops:
-        loop = await loops.start_loop(request())
+        loop = await loops.start_loop(request(), ALICE)
         key = loop.session_key.get_secret_value()
         async with httpx.AsyncClient(trust_env=False) as http:
             path = f"{loop.url}/api/conversations/{loop.nested_id}"
@@ -339,7 +339,7 @@ async def test_the_key_opens_the_server_and_is_written_nowhere(opened, state_dir
 async def test_the_server_gets_only_what_it_needs_of_the_host_s_environment(opened, state_dir, monkeypatch):
     monkeypatch.setenv("HOST_PASSWORD", "sk-host")
     async with opened() as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         (server,) = servers_of(state_dir)
         environment = server.environ()
         assert "sk-host" not in str(environment)
@@ -353,18 +353,18 @@ async def test_opening_says_loudly_that_nothing_is_isolated(opened, caplog):
 
 async def test_a_host_with_another_secret_closes_but_does_not_drive(opened, state_dir, new_manager):
     async with opened() as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
     settings = LoopnestSettings(strategy="process", state_dir=state_dir, secret="another secret altogether")
     strategy = new_manager().plugins.get_plugin("process")
     async with LoopManager.from_plugins(ProcessStrategy(strategy._settings), settings=settings) as loops:
         listed = await loops.get_loop("c1", ALICE)
         assert (listed.reason, listed.session_key, listed.url) == (Reason.FOREIGN_SECRET, None, None)
-        for call in (loops.start_loop(request()), loops.send_event("c1", said("hello"), ALICE)):
+        for call in (loops.start_loop(request(), ALICE), loops.send_event("c1", said("hello"), ALICE)):
             with pytest.raises(LoopFailed, match=r"must share 'loopnest\.secret'") as caught:
                 await call
             assert caught.value.reason == Reason.FOREIGN_SECRET
         assert not (await loops.close_session("c1", ALICE, remove=True)).already
-        assert (await loops.start_loop(request())).status is LoopStatus.RUNNING
+        assert (await loops.start_loop(request(), ALICE)).status is LoopStatus.RUNNING
 
 
 # --- more ---------------------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ async def test_a_host_with_another_secret_closes_but_does_not_drive(opened, stat
 
 async def test_the_log_is_read_and_followed_to_its_end(opened):
     async with opened() as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         follow = await loops.loop_logs("c1", ALICE, follow=True)
         assert await anext(follow) == "standin: booting in mode normal"
         await loops.close_session("c1", ALICE)
@@ -384,14 +384,14 @@ async def test_the_log_is_read_and_followed_to_its_end(opened):
 
 async def test_a_bare_loop_has_a_server_and_no_conversation(opened):
     async with opened() as loops:
-        loop = await loops.start_loop(request(mode="refuse", bare=True))
+        loop = await loops.start_loop(request(mode="refuse", conversation=None), ALICE)
         assert (loop.status, loop.nested_id) == (LoopStatus.RUNNING, None)
         assert (await loops.close_session("c1", ALICE)).already is False
 
 
 async def test_a_hundred_loops_are_listed_without_stalling_the_event_loop(opened, state_dir, loops_dir):
     async with opened() as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         registry = Registry(loops_dir)
         record = registry.read("c1")
         for number in range(100):
@@ -411,7 +411,7 @@ async def test_records_of_another_version_are_left_alone(opened, loops_dir, capl
 async def test_a_closed_strategy_leaves_no_zombie_and_no_open_file(opened):
     before = psutil.Process().num_fds()
     async with opened() as loops:
-        await loops.start_loop(request())
+        await loops.start_loop(request(), ALICE)
         await loops.close_session("c1", ALICE, remove=True)
     assert psutil.Process().num_fds() <= before + 1
     assert [one for one in psutil.Process().children() if one.status() == psutil.STATUS_ZOMBIE] == []

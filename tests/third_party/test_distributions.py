@@ -34,10 +34,10 @@ async def main():
     loops = LoopManager.from_config()
     order = [impl.plugin_name for impl in reversed(loops.plugins.hook.send_event.get_hookimpls())]
     async with loops:
-        loop = await loops.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
+        loop = await loops.start_loop(StartLoop(conversation_id="c1"), "alice")
         await loops.send_event("c1", Message(text="the key is sk-abcdefgh12345678, keep it"), "alice")
         try:
-            await loops.start_loop(StartLoop(conversation_id="c2", user_id="alice", image="gone"))
+            await loops.start_loop(StartLoop(conversation_id="c2", image="gone"), "alice")
         except LoopFailed as error:
             reason = error.reason
     (nests,) = NESTS.values()

@@ -20,7 +20,7 @@ class AccessTests(Harness):
     async def test_listings_are_filtered_by_user_id_and_status(self, loops: LoopManager) -> None:
         mine, stopped, theirs = (f"c-{uuid.uuid4().hex[:12]}" for _ in range(3))
         for conversation_id, user_id in [(mine, ALICE), (stopped, ALICE), (theirs, BOB)]:
-            await loops.start_loop(self.new_request(conversation_id, user_id))
+            await loops.start_loop(self.new_request(conversation_id), user_id)
         await loops.close_session(stopped, ALICE)
 
         async def ids(user_id: str | Everyone | None = ALICE, **query: Any) -> set[str]:
@@ -36,29 +36,29 @@ class AccessTests(Harness):
         assert await ids(EVERYONE, statuses={LoopStatus.STOPPED}) == {stopped}
 
     async def test_ids_that_are_none_are_left_out_of_listings(self, loops: LoopManager, cid: str) -> None:
-        await loops.start_loop(self.new_request(cid, ALICE))
+        await loops.start_loop(self.new_request(cid), ALICE)
         query = LoopQuery(user_id=EVERYONE, conversation_ids=frozenset({*BAD_IDS, "unknown"}))
         assert await loops.list_loops(query) == []
 
     async def test_a_probe_finds_the_loop_too(self, loops: LoopManager, cid: str) -> None:
-        await loops.start_loop(self.new_request(cid, ALICE))
+        await loops.start_loop(self.new_request(cid), ALICE)
         assert (await loops.get_loop(cid, ALICE, probe=True)).status is LoopStatus.RUNNING
 
     @pytest.mark.parametrize("stranger", [BOB, None])
     async def test_somebody_else_finds_no_loop_by_any_method(
         self, loops: LoopManager, cid: str, stranger: str | None
     ) -> None:
-        await loops.start_loop(self.new_request(cid, ALICE))
+        await loops.start_loop(self.new_request(cid), ALICE)
         for call in self.calls(loops, cid, stranger):
             with pytest.raises(LoopNotFound):
                 await call
         with pytest.raises(LoopNotFound):
-            await loops.start_loop(self.new_request(cid, stranger))
+            await loops.start_loop(self.new_request(cid), stranger)
         assert list(await self.received(loops, cid)) == []
         assert (await loops.get_loop(cid, ALICE)).status is LoopStatus.RUNNING
 
     async def test_operators_drive_any_loop(self, loops: LoopManager, cid: str) -> None:
-        await loops.start_loop(self.new_request(cid, ALICE))
+        await loops.start_loop(self.new_request(cid), ALICE)
         await loops.send_event(cid, said("from an operator"), EVERYONE)
         assert list(await self.received(loops, cid)) == ["from an operator"]
         await loops.close_session(cid, EVERYONE)
@@ -69,7 +69,7 @@ class AccessTests(Harness):
                 await call
 
     async def test_a_loop_that_went_away_since_its_lookup_is_not_found(self, loops: LoopManager, cid: str) -> None:
-        loop = await loops.start_loop(self.new_request(cid, ALICE))
+        loop = await loops.start_loop(self.new_request(cid), ALICE)
         await loops.close_session(cid, ALICE, remove=True)
         hook = loops.plugins.hook
         with pytest.raises(LoopNotFound):

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from loopnest.manager import LoopManager
-from loopnest.models import Loop, LoopChange, LoopQuery, LoopStatus, Message, StartLoop
+from loopnest.models import Conversation, Loop, LoopChange, LoopQuery, LoopStatus, Message, StartLoop
 from loopnest.owners import EVERYONE
 
 ALICE: Final = "alice@example.com"
@@ -46,11 +46,11 @@ class Harness:
         """Return the texts of all messages that a running loop received so far, oldest first."""
         raise NotImplementedError("override 'received'")
 
-    def new_request(self, conversation_id: str, user_id: str | None) -> StartLoop:
-        """Return a request that succeeds; the suite may add an initial message, notes, or ``wait=False``."""
-        return StartLoop(conversation_id=conversation_id, user_id=user_id)
+    def new_request(self, conversation_id: str) -> StartLoop:
+        """Return a request that succeeds; the suite may add an initial message or notes."""
+        return StartLoop(conversation_id=conversation_id)
 
-    def broken_request(self, conversation_id: str, user_id: str | None) -> StartLoop | None:  # noqa: ARG002
+    def broken_request(self, conversation_id: str) -> StartLoop | None:  # noqa: ARG002
         """Return a request whose start fails, with a reason of its own; None where there can't be one."""
         return None
 
@@ -76,13 +76,19 @@ class Harness:
         return f"c-{uuid.uuid4().hex[:12]}"
 
     def request_with(self, cid: str, **changes: Any) -> StartLoop:
-        """A request of Alice's that succeeds."""
-        return self.new_request(cid, ALICE).model_copy(update=changes)
+        """A request that succeeds, with some of its facts changed."""
+        return self.new_request(cid).model_copy(update=changes)
+
+    def saying(self, cid: str, text: str) -> StartLoop:
+        """A request that succeeds, with an initial message."""
+        request = self.new_request(cid)
+        conversation = (request.conversation or Conversation()).model_copy(update={"initial_message": said(text)})
+        return request.model_copy(update={"conversation": conversation})
 
     def broken(self, cid: str) -> StartLoop:
-        """A request of Alice's that fails."""
+        """A request that fails."""
         # The author's word, as `broken_request` says: nothing about a missing engine can hide behind it.
-        return self.broken_request(cid, ALICE) or pytest.skip("no start of this strategy can be made to fail")
+        return self.broken_request(cid) or pytest.skip("no start of this strategy can be made to fail")
 
     async def until(self, changes: AsyncIterator[LoopChange], *statuses: LoopStatus | None) -> list[LoopChange]:
         """The changes up to one to any of ``statuses``, which must come within `patience`."""

@@ -13,9 +13,9 @@ class HostTests(Harness):
 
     async def test_changes_are_told_in_order_and_without_gaps(self, loops: LoopManager, cid: str) -> None:
         async with loops.watch() as changes:
-            await loops.start_loop(self.new_request(cid, ALICE))
+            await loops.start_loop(self.new_request(cid), ALICE)
             await loops.close_session(cid, ALICE)
-            await loops.start_loop(self.new_request(cid, ALICE))
+            await loops.start_loop(self.new_request(cid), ALICE)
             await loops.close_session(cid, ALICE, remove=True)
             told = await self.until(changes, None)
         assert [change.sequence for change in told] == list(range(1, len(told) + 1))
@@ -29,10 +29,10 @@ class HostTests(Harness):
     async def test_another_host_sees_and_drives_the_same_loop(
         self, loops: LoopManager, elsewhere: LoopManager, cid: str
     ) -> None:
-        mine = await loops.start_loop(self.new_request(cid, ALICE))
+        mine = await loops.start_loop(self.new_request(cid), ALICE)
         theirs = await elsewhere.get_loop(cid, ALICE)
         assert place_of(theirs) == place_of(mine)
-        assert place_of(await elsewhere.start_loop(self.new_request(cid, ALICE))) == place_of(mine)
+        assert place_of(await elsewhere.start_loop(self.new_request(cid), ALICE)) == place_of(mine)
         await loops.send_event(cid, said("from here"), ALICE)
         await elsewhere.send_event(cid, said("from there"), ALICE)
         assert list(await self.received(loops, cid)) == ["from here", "from there"]
@@ -43,7 +43,7 @@ class HostTests(Harness):
         self, new_manager: NewManager, loops: LoopManager, cid: str
     ) -> None:
         async with new_manager() as first:
-            before = await first.start_loop(self.new_request(cid, ALICE))
+            before = await first.start_loop(self.new_request(cid), ALICE)
             await first.send_event(cid, said("before"), ALICE)
         after = await loops.get_loop(cid, ALICE)
         assert (after.status, place_of(after)) == (LoopStatus.RUNNING, place_of(before))

@@ -14,7 +14,7 @@ class PauseTests(Harness):
     """A strategy that implements `pause_loop` and `resume_loop` keeps what a paused loop was; others are refused."""
 
     async def test_a_paused_loop_goes_on_where_it_was(self, loops: LoopManager, cid: str) -> None:
-        await loops.start_loop(self.new_request(cid, ALICE))
+        await loops.start_loop(self.new_request(cid), ALICE)
         await loops.send_event(cid, said("before"), ALICE)
         if not await self._paused(loops, cid):
             return
@@ -27,7 +27,7 @@ class PauseTests(Harness):
         assert list(await self.received(loops, cid)) == ["before", "after"]
 
     async def test_an_event_resumes_a_paused_loop(self, loops: LoopManager, elsewhere: LoopManager, cid: str) -> None:
-        await loops.start_loop(self.new_request(cid, ALICE))
+        await loops.start_loop(self.new_request(cid), ALICE)
         if not await self._paused(loops, cid):
             return
         assert (await elsewhere.get_loop(cid, ALICE)).status is LoopStatus.PAUSED
@@ -36,7 +36,7 @@ class PauseTests(Harness):
         assert list(await self.received(loops, cid)) == ["wake up"]
 
     async def test_a_paused_loop_can_be_closed(self, loops: LoopManager, cid: str) -> None:
-        await loops.start_loop(self.new_request(cid, ALICE))
+        await loops.start_loop(self.new_request(cid), ALICE)
         if not await self._paused(loops, cid):
             return
         await loops.close_session(cid, ALICE)

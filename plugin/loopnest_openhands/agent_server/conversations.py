@@ -173,7 +173,7 @@ class Conversations:
 
     async def _start(self, loop_id: str, variables: Mapping[str, str] | None = None) -> Loop:
         environment = self._environment | {key: SecretStr(value) for key, value in (variables or {}).items()}
-        request = StartLoop(conversation_id=loop_id, bare=True, notes=_NOTES, environment=environment)
+        request = StartLoop(conversation_id=loop_id, conversation=None, notes=_NOTES, environment=environment)
         return await self.loops.start_loop(request)
 
     async def _post(

@@ -51,10 +51,10 @@ class Scope:
             except (LoopNotFound, InvalidRequest):
                 return None
 
-    async def start(self, **request: Any) -> Loop:
-        """Start one, as a `StartLoop` of these values says."""
+    async def start(self, user_id: str | None, **request: Any) -> Loop:
+        """Begin to start one for a user, as a `StartLoop` of these values says."""
         with _explained():
-            return await self._manager.start_loop(made(StartLoop, **request))
+            return await self._manager.start_loop(made(StartLoop, **request), user_id, wait=False)
 
     async def close(self, sandbox_id: str, *, remove: bool) -> bool:
         """Stop or remove one; return whether it was there."""

@@ -142,13 +142,12 @@ class LoopSandboxService(SandboxService):
     ) -> Loop:
         variables = {**(spec.initial_env if spec else {}), **self.environment}
         return await self.scope.start(
+            user_id,
             conversation_id=sandbox_id,
-            user_id=user_id,
+            conversation=None,
             image=spec.id if spec and spec.id != CONFIGURED else None,
             environment={name: SecretStr(value) for name, value in variables.items()},
-            bare=True,
             notes=notes,
-            wait=False,
         )
 
     async def _opened_by(self, key: str) -> Loop | None:

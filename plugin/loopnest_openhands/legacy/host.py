@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,13 +18,18 @@ _PENDING: Final = "loopnest-start.json"
 
 @dataclass
 class Host:
-    """The host's own objects, and what they know of a conversation."""
+    """The host's own objects, and what they know of a conversation.
+
+    Attributes:
+        users: by conversation, the user for whom it was last started: hooks see owners, but the host's store has users.
+    """
 
     sio: Any
     config: Any
     file_store: Any
     server_config: Any
     monitoring: Any = None
+    users: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def store_path(self) -> Path | None:

@@ -68,7 +68,7 @@ class ClassStrategy:
                 f"The strategy {context.strategy!r} works in the legacy OpenHands server only, which loads it by "
                 "CONVERSATION_MANAGER_CLASS=loopnest_openhands.ConversationManager. Choose another strategy here."
             )
-        self._strategy = context.strategy
+        self._strategy, self._host = context.strategy, host
         manager_class = get_impl(ConversationManager, self._class)
         self.manager = manager_class.get_instance(
             host.sio, host.config, host.file_store, host.server_config, host.monitoring
@@ -86,7 +86,7 @@ class ClassStrategy:
         """Have the manager start it."""
         from loopnest_openhands.legacy import requests  # noqa: PLC0415 - needs the host
 
-        conversation_id, user_id = request.conversation_id, request.user_id
+        conversation_id, user_id = request.conversation_id, self._host.users.get(request.conversation_id)
         settings, message, replay = requests.to_host(request)
         try:
             told = await self.manager.maybe_start_agent_loop(conversation_id, settings, user_id, message, replay)

@@ -117,8 +117,8 @@ class ConversationManager(HostConversationManager):
             if asked and known is None:
                 await self._host.keep_pending(sid, user_id, asked)
             request = await self._request(sid, settings, user_id, asked)
-            loop = await self._loops.start_loop(request)
-        return await self._loops.start_loop(request.model_copy(update={"wait": True})) if wait else loop
+            loop = await self._loops.start_loop(request, user_id, wait=False)
+        return await self._loops.start_loop(request, user_id) if wait else loop
 
     async def _known(self, sid: str, user_id: str | None) -> Loop | None:
         """The user's loop; None where nobody has one of that id.
@@ -136,9 +136,10 @@ class ConversationManager(HostConversationManager):
 
     async def _request(self, sid: str, settings: Any, user_id: str | None, asked: dict[str, Any]) -> StartLoop:
         self._side.remember(sid, user_id)
+        self._host.users[sid] = user_id
         pending = await self._host.pending(sid, user_id)
         environment = self.config.sandbox.runtime_startup_env_vars
-        return requests.start_request(sid, user_id, settings, {**pending, **asked}, environment, wait=False)
+        return requests.start_request(sid, settings, {**pending, **asked}, environment)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

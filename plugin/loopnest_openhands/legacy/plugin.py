@@ -91,7 +91,7 @@ class HostPlugin:
         store = host.store_path
         if store is None:
             return
-        directory = host.directory(request.conversation_id, request.user_id)
+        directory = host.directory(request.conversation_id, host.users.get(request.conversation_id))
         await asyncio.to_thread(_open_to_all, store / directory)
         source = (self.settings.store_on_engine or store) / directory
         spec.binds.append(f"{source}:{sandbox.nested_store(spec)}/sessions/{request.conversation_id}:rw")

@@ -12,7 +12,7 @@ from openhands.integrations.service_types import ProviderType
 from openhands.server.session.conversation_init_data import ConversationInitData
 from pydantic import SecretStr
 
-from loopnest import Event, Llm, Message, ProviderToken, RawEvent, Secret, StartLoop
+from loopnest import Conversation, Event, Llm, Message, ProviderToken, RawEvent, Secret, StartLoop
 from loopnest.validation import made
 
 #: Not part of the nested server's settings: they have requests of their own, or belong to one conversation.
@@ -25,13 +25,7 @@ _MESSAGE_KEYS: Final = {"content", "image_urls", "timestamp", "file_urls"}
 
 
 def start_request(
-    conversation_id: str,
-    user_id: str | None,
-    init_data: Any,
-    asked: Mapping[str, Any],
-    environment: Mapping[str, str],
-    *,
-    wait: bool,
+    conversation_id: str, init_data: Any, asked: Mapping[str, Any], environment: Mapping[str, str]
 ) -> StartLoop:
     """Say what the host wants started.
 
@@ -40,10 +34,8 @@ def start_request(
         asked: what `asked_for` made of the first request.
     """
     message = asked.get("message")
-    return made(
-        StartLoop,
-        conversation_id=conversation_id,
-        user_id=user_id,
+    conversation = made(
+        Conversation,
         llm=_llm(init_data),
         settings=_settings(init_data),
         secrets=_secrets(init_data),
@@ -54,9 +46,9 @@ def start_request(
         branch=asked.get("branch"),
         git_provider=asked.get("git_provider"),
         replay=asked.get("replay"),
-        environment={name: SecretStr(str(value)) for name, value in environment.items()},
-        wait=wait,
     )
+    variables = {name: SecretStr(str(value)) for name, value in environment.items()}
+    return made(StartLoop, conversation_id=conversation_id, conversation=conversation, environment=variables)
 
 
 def asked_for(init_data: Any, message: Any, replay_json: str | None) -> dict[str, Any]:
@@ -101,34 +93,36 @@ def to_data(event: Event) -> dict[str, Any]:
 
 def to_host(request: StartLoop) -> tuple[Any, Any, str | None]:
     """What a conversation manager of the host starts a loop with: settings, message and replay."""
-    message = request.initial_message
+    conversation = request.conversation or Conversation()
+    message = conversation.initial_message
     action = MessageAction(content=message.text, image_urls=list(message.image_urls)) if message else None
-    llm = request.llm
+    llm = conversation.llm
     settings = ConversationInitData(
         **{
-            **request.settings,
+            **conversation.settings,
             **({"llm_model": llm.model, "llm_api_key": llm.api_key, "llm_base_url": llm.base_url} if llm else {}),
-            "git_provider_tokens": _host_tokens(request),
-            "custom_secrets": _host_secrets(request),
-            "selected_repository": request.repository,
-            "selected_branch": request.branch,
-            "git_provider": request.git_provider,
-            "conversation_instructions": request.instructions,
+            "git_provider_tokens": _host_tokens(conversation),
+            "custom_secrets": _host_secrets(conversation),
+            "selected_repository": conversation.repository,
+            "selected_branch": conversation.branch,
+            "git_provider": conversation.git_provider,
+            "conversation_instructions": conversation.instructions,
         }
     )
-    return settings, action, request.replay if isinstance(request.replay, str) else None
+    return settings, action, conversation.replay if isinstance(conversation.replay, str) else None
 
 
-def _host_tokens(request: StartLoop) -> dict[Any, Any]:
+def _host_tokens(conversation: Conversation) -> dict[Any, Any]:
     return {
         ProviderType(name): HostToken(token=it.token, user_id=it.user_id, host=it.host)
-        for name, it in request.provider_tokens.items()
+        for name, it in conversation.provider_tokens.items()
     }
 
 
-def _host_secrets(request: StartLoop) -> dict[str, Any]:
+def _host_secrets(conversation: Conversation) -> dict[str, Any]:
     return {
-        name: CustomSecret(secret=it.value, description=it.description or "") for name, it in request.secrets.items()
+        name: CustomSecret(secret=it.value, description=it.description or "")
+        for name, it in conversation.secrets.items()
     }
 
 

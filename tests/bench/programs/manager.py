@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from bench.programs import line
-from loopnest import EVERYONE, Llm, LoopManager, LoopnestSettings, LoopQuery, Message, StartLoop
+from loopnest import EVERYONE, Conversation, Llm, LoopManager, LoopnestSettings, LoopQuery, Message, StartLoop
 from loopnest_docker.hooks import DockerStrategy
 from loopnest_docker.settings import DockerSettings
 
@@ -50,7 +50,7 @@ class Driver:
     async def start(self, key: str, cold: bool = False) -> str | None:
         """With ``cold``, pass the pool by: a variable of one's own can't be given to a container that runs."""
         environment = {"OF_THIS_LOOP": SecretStr("1")} if cold else {}
-        request = StartLoop(conversation_id=key, llm=LLM, environment=environment)
+        request = StartLoop(conversation_id=key, conversation=Conversation(llm=LLM), environment=environment)
         return (await self._loops.start_loop(request)).origin
 
     async def send(self, key: str) -> None:

@@ -79,14 +79,14 @@ class Shelf:
             raise LoopFailed("It ran out of memory.", reason=Reason.OOM_KILLED, exit_code=137, log_tail=tail)
         if request.conversation_id == "unplugged":
             raise EngineError("The engine is off.", reason=Reason.ENGINE_UNREACHABLE)
-        loops = self.read()
+        loops, llm = self.read(), request.conversation.llm
         loops[request.conversation_id] = {
             "owner": request.owner,
             "status": "running",
             "request": json.loads(request.model_dump_json()),
-            "secrets": {name: it.value.get_secret_value() for name, it in request.secrets.items()},
+            "secrets": {name: it.value.get_secret_value() for name, it in request.conversation.secrets.items()},
             "environment": {name: it.get_secret_value() for name, it in request.environment.items()},
-            "api_key": request.llm and request.llm.api_key and request.llm.api_key.get_secret_value(),
+            "api_key": llm and llm.api_key and llm.api_key.get_secret_value(),
         }
         self.write(loops)
         return self.as_loop(request.conversation_id, loops[request.conversation_id])

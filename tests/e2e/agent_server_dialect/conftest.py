@@ -27,6 +27,7 @@ from loopnest_nested.readiness import until_alive
 from loopnest_nested.session_keys import derive, new_nonce
 
 from ...ports import free_port
+from ...requests import start_request
 from ..conftest import missing
 
 VARIABLE = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
@@ -135,7 +136,7 @@ class Driver:
 
     def request(self, **facts: Any) -> StartLoop:
         llm = Llm(model="openai/scripted", api_key=SecretStr("sk-very-secret"), base_url=self.model.url)
-        return StartLoop(**{"conversation_id": f"test-{secrets.token_hex(4)}", "llm": llm, **facts})
+        return start_request(**{"conversation_id": f"test-{secrets.token_hex(4)}", "llm": llm, **facts})
 
     async def ensure(self, request: StartLoop, place: Place | None = None) -> str:
         await self.dialect.ensure_conversation(self.server, request, place or self.process.place)

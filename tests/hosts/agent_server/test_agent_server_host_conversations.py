@@ -14,7 +14,7 @@ ONE, TWO = str(uuid.uuid4()), str(uuid.uuid4())
 async def test_a_created_conversation_is_a_loop_and_the_answer_is_the_nested_servers(host):
     answer = await host.create(ONE, agent={"kind": "Agent"}, tags={"a": "b"})
     assert (answer.status_code, answer.json()) == (201, host.nested.infos[ONE][ONE])
-    assert host.strategy.starts[0].bare
+    assert host.strategy.starts[0].conversation is None
     assert host.nested.bodies[0]["tags"] == {"a": "b"}
 
 

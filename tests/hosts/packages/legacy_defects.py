@@ -86,7 +86,10 @@ class _Message:
         await bench.ours.maybe_start_agent_loop("m", init(conversation_instructions="be kind"), None, message)
         await asyncio.sleep(0.05)
         [request] = bench.strategy.requests
-        return request.initial_message.image_urls == ("data:x",) and request.instructions == "be kind"
+        return (
+            request.conversation.initial_message.image_urls == ("data:x",)
+            and request.conversation.instructions == "be kind"
+        )
 
 
 @check("settings with secrets do not break a start")
@@ -101,9 +104,13 @@ class _Secrets:
         secrets = {"TOKEN": CustomSecret(secret=SecretStr("t"), description="d")}
         await bench.start("s", sandbox_api_key=SecretStr("hidden"), custom_secrets=secrets)
         [request] = bench.strategy.requests
-        json.dumps(dict(request.settings))
-        value = request.secrets["TOKEN"].value.get_secret_value()
-        return request.settings["sandbox_api_key"] == "hidden" and value == "t" and "hidden" not in repr(request)
+        json.dumps(dict(request.conversation.settings))
+        value = request.conversation.secrets["TOKEN"].value.get_secret_value()
+        return (
+            request.conversation.settings["sandbox_api_key"] == "hidden"
+            and value == "t"
+            and "hidden" not in repr(request)
+        )
 
 
 @check("the event store carries the session key")
@@ -195,7 +202,7 @@ class _Interrupted:
         await bench.ours.maybe_start_agent_loop("i", init(), None)
         await asyncio.sleep(0.2)
         [request] = bench.strategy.requests
-        return request.initial_message.text == "first" and not await bench.ours._host.pending("i", None)
+        return request.conversation.initial_message.text == "first" and not await bench.ours._host.pending("i", None)
 
 
 @check("nothing is unsupported")

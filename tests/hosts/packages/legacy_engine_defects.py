@@ -142,7 +142,7 @@ class _Mounted:
 
     async def ours(bench: Bench) -> bool:
         spec = _spec()
-        await bench.plugin.configure_container(StartLoop(conversation_id="m", user_id="alice"), spec)
+        await bench.plugin.configure_container(StartLoop(conversation_id="m"), spec)
         source = f"{bench.config.file_store_path}/users/alice/conversations/m"
         return spec.binds == [f"{source}:/w/.openhands/sessions/m:rw"]
 

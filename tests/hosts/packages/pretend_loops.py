@@ -40,7 +40,7 @@ class Pretend:
         if request.image == "missing":
             raise LoopFailed("There is no image 'missing'.", reason=Reason.IMAGE_MISSING)
         known = self.loops.get(request.conversation_id)
-        asked = {"bare": request.bare, "image": request.image}
+        asked = {"bare": request.conversation is None, "image": request.image}
         asked["environment"] = {key: value.get_secret_value() for key, value in request.environment.items()}
         (self.directory / f"{request.conversation_id}.asked").write_text(json.dumps(asked))
         self.loops[request.conversation_id] = loop = Loop(

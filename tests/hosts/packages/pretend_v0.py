@@ -77,7 +77,7 @@ class PretendV0:
     @hookimpl
     def start_loop(self, request: StartLoop) -> Loop:
         self.requests.append(request)
-        if request.initial_message and request.initial_message.text == "fail":
+        if (first := request.conversation.initial_message) and first.text == "fail":
             raise LoopFailed("The image is gone.", reason=Reason.IMAGE_MISSING)
         self.loops[request.conversation_id] = Loop(
             conversation_id=request.conversation_id,

@@ -63,7 +63,8 @@ class InMemoryStrategy:
             notes=request.notes,
             status=LoopStatus.RUNNING,
         )
-        told: list[Event] = [request.initial_message] if request.initial_message else []
+        first = request.conversation and request.conversation.initial_message
+        told: list[Event] = [first] if first else []
         nest = self.nests.setdefault(request.conversation_id, Nest(new, told))
         if nest.loop.owner != new.owner:
             raise LoopNotFound(request.conversation_id)

@@ -20,5 +20,5 @@ class TestInMemoryStrategy(StrategyConformance):
         state_dir = loops.settings.state_dir / loops.settings.namespace
         return [event.text for event in NESTS[state_dir][conversation_id].events]
 
-    def broken_request(self, conversation_id, user_id):
-        return StartLoop(conversation_id=conversation_id, user_id=user_id, image="missing")
+    def broken_request(self, conversation_id):
+        return StartLoop(conversation_id=conversation_id, image="missing")

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import SecretStr
 
-from loopnest import NestedError, StartLoop
+from loopnest import Conversation, NestedError
 from loopnest_nested.client import NestedServer
 from loopnest_nested.dialects import Place
 from loopnest_nested.redaction import redacted
@@ -72,40 +72,40 @@ class Repository:
         return f"{split.scheme}://{split.netloc}"
 
 
-def repository_of(request: StartLoop) -> Repository | None:
+def repository_of(conversation: Conversation) -> Repository | None:
     """Understand what the request says about a repository.
 
     Raises:
         NestedError: ``clone-failed``: it can't be understood.
     """
-    if request.repository is None:
-        if request.branch:
+    if conversation.repository is None:
+        if conversation.branch:
             raise _failed("'branch' says which branch of 'repository' to clone, and there is no 'repository'.")
         return None
-    provider = _provider(request)
-    url = request.repository
+    provider = _provider(conversation)
+    url = conversation.repository
     if _NAME.fullmatch(url):
-        url = f"{_home(request, provider)}/{url}.git"
+        url = f"{_home(conversation, provider)}/{url}.git"
     directory = posixpath.basename(url.rstrip("/").replace(":", "/")).removesuffix(".git")
     if directory in {"", ".", ".."} or url.startswith("-"):
         raise _failed(f"'repository' must be owner/name or a URL, not {redacted(url, _userinfo(url))!r}.")
-    return _with_login(request, url, directory, provider)
+    return _with_login(conversation, url, directory, provider)
 
 
-async def check_out(server: NestedServer, request: StartLoop, place: Place) -> str:
+async def check_out(server: NestedServer, conversation: Conversation, place: Place) -> str:
     """Clone what the request names, unless that was done before, and return the directory to work in.
 
     Raises:
-        NestedError: ``clone-failed``, or the server could not be asked.
+        NestedError: ``clone-failed``, or the server could not be conversation.
     """
-    repository = repository_of(request)
+    repository = repository_of(conversation)
     if repository is None:
         return place.workspace
     destination = posixpath.join(place.workspace, repository.directory)
     private = f"{place.data}/checkout-{secrets.token_hex(8)}"
     if repository.login:
         await _store_login(server, repository.login, private)
-    script = clone_script(repository, request.branch, destination, private)
+    script = clone_script(repository, conversation.branch, destination, private)
     output = await _run(server, script, CLONE_LIMIT)
     if output.get("exit_code") != 0:
         why = redacted(str(output.get("stderr") or "it took too long"), server.secrets).strip()[-400:]
@@ -157,34 +157,34 @@ async def _run(server: NestedServer, script: str, limit: int) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _provider(request: StartLoop) -> str:
-    if request.git_provider:
-        return request.git_provider
-    names = list(request.provider_tokens)
+def _provider(conversation: Conversation) -> str:
+    if conversation.git_provider:
+        return conversation.git_provider
+    names = list(conversation.provider_tokens)
     return names[0] if len(names) == 1 else "github"
 
 
-def _home(request: StartLoop, provider: str) -> str:
+def _home(conversation: Conversation, provider: str) -> str:
     """The base URL of a provider.
 
     Raises:
         NestedError: ``clone-failed``: nobody says where it is.
     """
-    token = request.provider_tokens.get(provider)
+    token = conversation.provider_tokens.get(provider)
     host = token.host if token and token.host else _HOME.get(provider)
     if not host:
         raise _failed(f"Where is {provider!r}? Give 'repository' as a URL, or its provider token a 'host'.")
     return host.rstrip("/") if "://" in host else f"https://{host.rstrip('/')}"
 
 
-def _with_login(request: StartLoop, url: str, directory: str, provider: str) -> Repository:
+def _with_login(conversation: Conversation, url: str, directory: str, provider: str) -> Repository:
     """Take user and password out of the URL, or the token of the provider at this very server."""
     try:
         split = urlsplit(url)
         if split.scheme not in {"http", "https"}:
             return Repository(url, directory)
         clean = split._replace(netloc=split.netloc.rpartition("@")[2].lower())
-        login = _login_in(split, _token_login(request, provider, clean))
+        login = _login_in(split, _token_login(conversation, provider, clean))
     except ValueError:
         raise _failed("'repository' is not a URL.") from None
     if login and not all(part.isprintable() for part in (login[0], login[1].get_secret_value())):
@@ -201,10 +201,10 @@ def _login_in(url: SplitResult, of_token: tuple[str, SecretStr] | None) -> tuple
     return unquote(url.username), SecretStr(unquote(url.password or ""))
 
 
-def _token_login(request: StartLoop, preferred: str, url: SplitResult) -> tuple[str, SecretStr] | None:
-    for provider in sorted(request.provider_tokens, key=lambda name: name != preferred):
-        token, host = request.provider_tokens[provider].token, request.provider_tokens[provider].host
-        if (host or provider in _HOME) and urlsplit(_home(request, provider).lower())[:2] == url[:2]:
+def _token_login(conversation: Conversation, preferred: str, url: SplitResult) -> tuple[str, SecretStr] | None:
+    for provider in sorted(conversation.provider_tokens, key=lambda name: name != preferred):
+        token, host = conversation.provider_tokens[provider].token, conversation.provider_tokens[provider].host
+        if (host or provider in _HOME) and urlsplit(_home(conversation, provider).lower())[:2] == url[:2]:
             return _split_token(token) if provider == "bitbucket" else (_USER.get(provider, "oauth2"), token)
     return None
 

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from loopnest import Message, NestedError, StartLoop
+from loopnest import Conversation, Message, NestedError, StartLoop
 
 _TOOLS: Final = ("terminal", "file_editor", "task_tracker")
 
 
 def creation(request: StartLoop, nested_id: str, directory: str, usable_tools: Iterable[str]) -> dict[str, Any]:
-    """Build the body of ``POST /api/conversations``; ``request.settings`` is merged over it, key by key.
+    """Build the body of ``POST /api/conversations``; ``conversation.settings`` is merged over it, key by key.
 
     The first message goes along only where it starts the agent, because the server always starts it.
 
@@ -24,17 +24,18 @@ def creation(request: StartLoop, nested_id: str, directory: str, usable_tools: I
     Raises:
         NestedError: the request can't be said in the server's terms.
     """
-    settings = _plain(request.settings)
+    conversation = request.conversation or Conversation()
+    settings = _plain(conversation.settings)
     body: dict[str, Any] = {
         "conversation_id": nested_id,
         "workspace": {"kind": "LocalWorkspace", "working_dir": directory},
         "autotitle": False,  # titles cost calls of the model, and hosts have their own
-        "secrets": _secrets(request),
+        "secrets": _secrets(conversation),
         "tags": dict(request.tags),
-        **_agent(request, settings, [tool for tool in _TOOLS if tool in set(usable_tools)]),
+        **_agent(conversation, settings, [tool for tool in _TOOLS if tool in set(usable_tools)]),
     }
-    if request.initial_message and request.initial_message.run:
-        body["initial_message"] = message(request.initial_message)
+    if conversation.initial_message and conversation.initial_message.run:
+        body["initial_message"] = message(conversation.initial_message)
     return merged(body, settings)
 
 
@@ -56,19 +57,19 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-def _agent(request: StartLoop, settings: Mapping[str, Any], tools: list[str]) -> dict[str, Any]:
+def _agent(conversation: Conversation, settings: Mapping[str, Any], tools: list[str]) -> dict[str, Any]:
     """Describe the agent in the one of the server's three ways that the settings use, as it takes only one.
 
     ``agent_settings`` is the server's own recipe for an agent, ``agent`` one that is described in full,
     ``agent_profile_id`` one that the server has stored.
     """
     if settings.get("agent_profile_id"):
-        return _stored_agent(request)
+        return _stored_agent(conversation)
     source = "agent" if settings.get("agent") else "agent_settings"
     given = settings.get(source)
-    agent: dict[str, Any] = {"llm": _llm(request)} if request.llm else {}
-    if request.instructions:
-        agent["agent_context"] = {"system_message_suffix": request.instructions}
+    agent: dict[str, Any] = {"llm": _llm(conversation)} if conversation.llm else {}
+    if conversation.instructions:
+        agent["agent_context"] = {"system_message_suffix": conversation.instructions}
     if tools and _takes_tools(given):
         agent["tools"] = [{"name": tool} for tool in tools]
     return {source: agent}
@@ -80,34 +81,34 @@ def _takes_tools(given: Any) -> bool:
     return (described.get("kind", "Agent"), described.get("agent_kind", "openhands")) == ("Agent", "openhands")
 
 
-def _stored_agent(request: StartLoop) -> dict[str, Any]:
-    if request.llm:
+def _stored_agent(conversation: Conversation) -> dict[str, Any]:
+    if conversation.llm:
         raise NestedError(
             "A stored agent ('settings.agent_profile_id') brings its own language model: leave out 'llm', or say "
             "which one of the server's with 'settings.agent_launch_additions.llm_profile_ref'."
         )
-    if not request.instructions:
+    if not conversation.instructions:
         return {}
-    return {"agent_launch_additions": {"system_message_suffix_append": request.instructions}}
+    return {"agent_launch_additions": {"system_message_suffix_append": conversation.instructions}}
 
 
-def _llm(request: StartLoop) -> dict[str, str]:
-    assert request.llm
-    llm = {"model": request.llm.model, "usage_id": "agent"}
-    if request.llm.api_key:
-        llm["api_key"] = request.llm.api_key.get_secret_value()
-    if request.llm.base_url:
-        llm["base_url"] = request.llm.base_url
+def _llm(conversation: Conversation) -> dict[str, str]:
+    assert conversation.llm
+    llm = {"model": conversation.llm.model, "usage_id": "agent"}
+    if conversation.llm.api_key:
+        llm["api_key"] = conversation.llm.api_key.get_secret_value()
+    if conversation.llm.base_url:
+        llm["base_url"] = conversation.llm.base_url
     return llm
 
 
-def _secrets(request: StartLoop) -> dict[str, Any]:
+def _secrets(conversation: Conversation) -> dict[str, Any]:
     """Custom secrets, and each git provider's token as the variable that its tools look for (``GITHUB_TOKEN``)."""
     secrets = {}
-    for provider, token in request.provider_tokens.items():
+    for provider, token in conversation.provider_tokens.items():
         name = f"{provider.upper().replace('-', '_')}_TOKEN"
         secrets[name] = _secret(token.token, f"Access token for {token.host or provider}")
-    for name, secret in request.secrets.items():
+    for name, secret in conversation.secrets.items():
         secrets[name] = _secret(secret.value, secret.description)
     return secrets
 

@@ -11,7 +11,7 @@ import httpx
 import tenacity
 from pydantic import JsonValue, SecretStr
 
-from loopnest import Control, Event, NestedError, RawEvent, Reason, StartLoop
+from loopnest import Control, Conversation, Event, NestedError, RawEvent, Reason, StartLoop
 from loopnest.deadline import limited
 from loopnest_nested.client import NestedServer
 from loopnest_nested.dialects import Place
@@ -89,22 +89,23 @@ class AgentServer:
     async def ensure_conversation(self, server: NestedServer, request: StartLoop, place: Place) -> None:
         """Create the conversation with all that the request says, or resume the one that exists.
 
-        ``request.settings`` is merged over the body of the server's ``POST /api/conversations``. Custom secrets, and
+        ``settings`` is merged over the body of the server's ``POST /api/conversations``. Custom secrets, and
         provider tokens (``GITHUB_TOKEN``, ...), are variables of the agent's terminal for commands that name them.
 
         Raises:
             NestedError: the server refused; ``clone-failed``: the repository could not be cloned.
         """
+        conversation = request.conversation or Conversation()
         server = server.hiding(secrets_of(request))
         if await self._exists(server, request.conversation_id):
             return
-        if request.replay is not None:
+        if conversation.replay is not None:
             raise NestedError("The agent server can't play recorded events back: start without 'replay'.")
-        directory = await check_out(server, request, place)
+        directory = await check_out(server, conversation, place)
         body = creation(request, self.nested_id(request.conversation_id), directory, await _usable_tools(server))
         created = await self._create(server, body)
-        if created and request.initial_message and not request.initial_message.run:
-            await self.send(server, request.conversation_id, request.initial_message)
+        if created and conversation.initial_message and not conversation.initial_message.run:
+            await self.send(server, request.conversation_id, conversation.initial_message)
 
     def store(self, place: Place, conversation_id: str) -> str:  # noqa: ARG002 - a loop has one conversation and its forks
         """The directory of all conversations of the loop."""

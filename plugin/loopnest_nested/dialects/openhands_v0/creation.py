@@ -8,61 +8,61 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from loopnest import NestedError, StartLoop
+from loopnest import Conversation, NestedError
 
 
-def settings_of(request: StartLoop) -> dict[str, Any]:
-    """Build the body of ``POST /api/settings``: flat, with ``request.settings`` over what ``llm`` says.
+def settings_of(conversation: Conversation) -> dict[str, Any]:
+    """Build the body of ``POST /api/settings``: flat, with ``conversation.settings`` over what ``llm`` says.
 
     Empty where the request says nothing, so that stored settings are kept.
     """
     body: dict[str, Any] = {}
-    if request.llm:
-        key = request.llm.api_key
+    if conversation.llm:
+        key = conversation.llm.api_key
         body = {
-            "llm_model": request.llm.model,
-            "llm_base_url": request.llm.base_url or "",  # None would keep that of an earlier model
+            "llm_model": conversation.llm.model,
+            "llm_base_url": conversation.llm.base_url or "",  # None would keep that of an earlier model
             "llm_api_key": key.get_secret_value() if key else None,
         }
-    plain: dict[str, Any] = _plain(request.settings)
+    plain: dict[str, Any] = _plain(conversation.settings)
     return {"language": "en", "agent": "CodeActAgent", **body, **plain} if body or plain else {}
 
 
-def tokens_of(request: StartLoop) -> dict[str, Any]:
+def tokens_of(conversation: Conversation) -> dict[str, Any]:
     """Build the body of ``POST /api/add-git-providers``; empty where there are none."""
     tokens = {
         provider: {"token": token.token.get_secret_value(), "user_id": token.user_id, "host": token.host}
-        for provider, token in request.provider_tokens.items()
+        for provider, token in conversation.provider_tokens.items()
     }
     return {"provider_tokens": tokens} if tokens else {}
 
 
-def secrets_in(request: StartLoop) -> Iterator[dict[str, Any]]:
+def secrets_in(conversation: Conversation) -> Iterator[dict[str, Any]]:
     """Build the bodies of ``POST /api/secrets``."""
-    for name, secret in request.secrets.items():
+    for name, secret in conversation.secrets.items():
         yield {"name": name, "value": secret.value.get_secret_value(), "description": secret.description}
 
 
-def creation(request: StartLoop) -> dict[str, Any]:
+def creation(conversation_id: str, conversation: Conversation) -> dict[str, Any]:
     """Build the body of ``POST /api/conversations``, which refuses keys that it doesn't know.
 
     Raises:
         NestedError: the request can't be said in the server's terms.
     """
-    said = request.initial_message
-    if said and request.replay is not None:
+    said = conversation.initial_message
+    if said and conversation.replay is not None:
         raise NestedError("Recorded events bring their own first message: give 'replay' or 'initial_message'.")
     if said and not said.run:
         raise NestedError("The legacy server starts its agent with every message: 'run' can't be false.")
     body = {
-        "conversation_id": request.conversation_id,
-        "repository": request.repository,
-        "selected_branch": request.branch,
-        "git_provider": request.git_provider,
+        "conversation_id": conversation_id,
+        "repository": conversation.repository,
+        "selected_branch": conversation.branch,
+        "git_provider": conversation.git_provider,
         "initial_user_msg": said.text if said else None,
         "image_urls": list(said.image_urls) if said else None,
-        "conversation_instructions": request.instructions,
-        "replay_json": _recording(request.replay),
+        "conversation_instructions": conversation.instructions,
+        "replay_json": _recording(conversation.replay),
     }
     return {key: value for key, value in body.items() if value}
 

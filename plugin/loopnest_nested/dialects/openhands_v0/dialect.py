@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import JsonValue, SecretStr
 
-from loopnest import Control, Event, Message, NestedError, RawEvent, StartLoop
+from loopnest import Control, Conversation, Event, Message, NestedError, RawEvent, StartLoop
 from loopnest_nested.client import NestedServer
 from loopnest_nested.dialects import Place
 from loopnest_nested.dialects.openhands_v0 import agent
@@ -74,23 +74,24 @@ class OpenHandsV0:
     async def ensure_conversation(self, server: NestedServer, request: StartLoop, place: Place) -> None:  # noqa: ARG002
         """Create the conversation with all that the request says, or resume the one that exists.
 
-        ``request.settings`` is the flat ``Settings`` of the server's ``POST /api/settings``. A stopped conversation is
+        ``settings`` is the flat ``Settings`` of the server's ``POST /api/settings``. A stopped conversation is
         resumed with the request's model, tokens and new secrets where it has any, as the old ones may have expired.
 
         Raises:
             NestedError: the server refused.
         """
+        conversation = request.conversation or Conversation()
         server, path = server.hiding(secrets_of(request)), _path(request.conversation_id)
         known = await agent.conversation(server, path)
         if known and known.get("status") in {"STARTING", "RUNNING"}:
             return
-        create = known is None or await _is_owed_its_beginning(server, path, request)
-        body = creation(request) if create else {}
-        await _configure(server, request)
+        create = known is None or await _is_owed_its_beginning(server, path, conversation)
+        body = creation(request.conversation_id, conversation) if create else {}
+        await _configure(server, conversation)
         if create:
             await ask(server, "POST", "/api/conversations", json=body)
         else:
-            await agent.resume(server, path, tuple(request.provider_tokens))
+            await agent.resume(server, path, tuple(conversation.provider_tokens))
 
     def store(self, place: Place, conversation_id: str) -> str:
         """The conversation's events; its directory may be a mount that exists before the conversation."""
@@ -162,21 +163,21 @@ def _message(said: Message) -> dict[str, Any]:
     return {"action": "message", "args": {"content": said.text, "image_urls": list(said.image_urls)}}
 
 
-async def _is_owed_its_beginning(server: NestedServer, path: str, request: StartLoop) -> bool:
+async def _is_owed_its_beginning(server: NestedServer, path: str, conversation: Conversation) -> bool:
     """Whether a stopped conversation never got its first message, because the server died while the agent loaded."""
-    if request.initial_message is None and request.replay is None:
+    if conversation.initial_message is None and conversation.replay is None:
         return False
     page: Any = await ask(server, "GET", f"{path}/events", params={"limit": 100})
     return not any(it.get("source") == "user" and it.get("action") == "message" for it in page["events"])
 
 
-async def _configure(server: NestedServer, request: StartLoop) -> None:
+async def _configure(server: NestedServer, conversation: Conversation) -> None:
     """Tell the server what it needs before a conversation starts; all of it may be repeated."""
-    if settings := settings_of(request):
+    if settings := settings_of(conversation):
         await ask(server, "POST", "/api/settings", json=settings)
-    if tokens := tokens_of(request):
+    if tokens := tokens_of(conversation):
         await ask(server, "POST", "/api/add-git-providers", json=tokens)
-    for secret in secrets_in(request):
+    for secret in secrets_in(conversation):
         await _store(server, secret)
 
 
