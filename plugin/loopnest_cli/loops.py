@@ -191,7 +191,7 @@ def close(
 def pause(ctx: typer.Context, conversation_id: ConversationId, *, user: User = None, as_json: AsJson = False) -> None:
     """Freeze a running loop: it uses no processor time and keeps its memory. 'loopnest resume' lets it go on.
 
-    --json: the loop, as 'loopnest list' has it
+    --json: {"conversation_id", "owner", "status", "strategy", "dialect", "phase", "url", "nested_id", ...}
     """
     _print_turned(run(_turn(ctx, conversation_id, user, paused=True)), as_json)
 
@@ -200,7 +200,7 @@ def pause(ctx: typer.Context, conversation_id: ConversationId, *, user: User = N
 def resume(ctx: typer.Context, conversation_id: ConversationId, *, user: User = None, as_json: AsJson = False) -> None:
     """Let a paused loop go on. A stopped one is brought back by 'loopnest start'.
 
-    --json: the loop, as 'loopnest list' has it
+    --json: {"conversation_id", "owner", "status", "strategy", "dialect", "phase", "url", "nested_id", ...}
     """
     _print_turned(run(_turn(ctx, conversation_id, user, paused=False)), as_json)
 
