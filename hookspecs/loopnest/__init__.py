@@ -18,7 +18,7 @@ from loopnest.errors import (
     UnknownPlugin,
 )
 from loopnest.manager import LoopManager
-from loopnest.markers import async_wrapper, hookimpl, hookspec
+from loopnest.markers import CONTRACT_VERSION, async_wrapper, hookimpl, hookspec
 from loopnest.models import (
     Closed,
     Control,
@@ -42,6 +42,7 @@ from loopnest.settings import LoopnestSettings
 from loopnest.specs import HostContext
 
 __all__ = [
+    "CONTRACT_VERSION",
     "EVERYONE",
     "NOBODY",
     "AmbiguousPlugin",

@@ -8,9 +8,11 @@ import pluggy
 
 from loopnest.asyncpluggy import async_wrapper
 
-__all__ = ["ENTRY_POINT_GROUP", "PROJECT", "async_wrapper", "hookimpl", "hookspec"]
+__all__ = ["CONTRACT_VERSION", "ENTRY_POINT_GROUP", "PROJECT", "async_wrapper", "hookimpl", "hookspec"]
 
 PROJECT: Final = "loopnest"
+#: The version of the hook specifications and of the models that they use.
+CONTRACT_VERSION: Final = 1
 #: The entry-point group in which distributions offer plugins, by kebab-case names.
 ENTRY_POINT_GROUP: Final = "loopnest"
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from loopnest import specs
 from loopnest.asyncpluggy import AsyncPluginManager
 from loopnest.errors import AmbiguousPlugin, BrokenPlugin, ConfigurationError, IllFittingPlugin, UnknownPlugin
-from loopnest.markers import ENTRY_POINT_GROUP, PROJECT, hookimpl
+from loopnest.markers import CONTRACT_VERSION, ENTRY_POINT_GROUP, PROJECT, hookimpl
 from loopnest.models import Loop
 from loopnest.settings import Configuration, LoopnestSettings, did_you_mean
 
@@ -125,14 +125,23 @@ def register(manager: AsyncPluginManager, plugin: object, name: str, source: str
     """Register ``plugin``, with the specifications it brings in an attribute ``Specs``.
 
     Raises:
-        IllFittingPlugin: an implementation does not fit its specification.
+        IllFittingPlugin: it was made for another version of the contract, or an implementation does not fit its
+            specification.
     """
+    made_for = getattr(plugin, "CONTRACT_VERSION", CONTRACT_VERSION)
+    if made_for != CONTRACT_VERSION:
+        raise IllFittingPlugin(
+            f"Loop plugin {name!r} ({source}) was made for version {made_for} of the contract; this is version "
+            f"{CONTRACT_VERSION}. Install a release of the plugin, or of loopnest, such that both are the same."
+        )
     try:
         if brought := getattr(plugin, "Specs", None):
             manager.add_hookspecs(brought)
         manager.register(plugin, name=name)
     except (pluggy.PluginValidationError, ValueError) as error:
-        raise IllFittingPlugin(f"Loop plugin {name!r} ({source}) does not fit the hooks: {error}") from error
+        raise IllFittingPlugin(
+            f"Loop plugin {name!r} ({source}) does not fit the hooks of contract version {CONTRACT_VERSION}: {error}"
+        ) from error
 
 
 def require_strategy(manager: AsyncPluginManager, name: str) -> None:

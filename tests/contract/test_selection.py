@@ -145,8 +145,19 @@ def test_an_unknown_hook_argument_is_reported(site, configured):
     source = "from loopnest import hookimpl\n@hookimpl\ndef start_loop(request, region): ..."
     site("acme-loops", "2.1", {"warm": "acme_new"}, acme_new=source)
     text = message(IllFittingPlugin, configured, 'strategy = "warm"')
-    assert text.startswith("Loop plugin 'warm' (acme-loops 2.1, acme_new) does not fit the hooks:")
+    assert text.startswith(
+        "Loop plugin 'warm' (acme-loops 2.1, acme_new) does not fit the hooks of contract version 1:"
+    )
     assert "'region'} are declared in the hookimpl but can not be found" in text
+
+
+def test_a_plugin_for_another_contract_is_refused_with_both_versions(site, configured):
+    source = "from loopnest import hookimpl\nCONTRACT_VERSION = 7\n@hookimpl\ndef start_loop(request, region): ..."
+    site("acme-loops", "2.1", {"warm": "acme_new"}, acme_new=source)
+    text = message(IllFittingPlugin, configured, 'strategy = "warm"')
+    assert text.startswith(
+        "Loop plugin 'warm' (acme-loops 2.1, acme_new) was made for version 7 of the contract; this is version 1."
+    )
 
 
 def test_a_misspelt_hook_is_reported(site, warm, configured):
