@@ -6,10 +6,10 @@ and None (after awaiting, if it likes) passes the call on to the next plugin. Wr
 that has to await uses `loopnest.async_wrapper`. As ever with pluggy, an implementation takes only the arguments it
 needs, and new arguments may be added here without breaking it.
 
-The hooks are version 1 of the contract (`CONTRACT_VERSION`). An argument or hook that a later version adds says in which
-it is new; one that is to go warns for one minor release, through pluggy's ``warn_on_impl`` and ``warn_on_impl_args``,
-before it goes. A plugin may state the version that it was made for in an attribute ``CONTRACT_VERSION``; a different one
-is refused when the host starts.
+The hooks are version 1 of the contract (`CONTRACT_VERSION`). What a later version adds is marked with the version that
+it is new in. What is to be removed warns for one minor release first, through pluggy's ``warn_on_impl`` and
+``warn_on_impl_args``. A plugin may state the version that it was made for in an attribute ``CONTRACT_VERSION``; another
+version than that of the host is refused when the host starts.
 
 `LoopManager` has checked every argument before a hook runs. It looks the loop up once for each operation, decides there
 whether the user owns it, and hands the loop on: hooks see loops and their owners, never users.
