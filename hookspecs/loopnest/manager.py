@@ -170,8 +170,10 @@ class LoopManager:
             return known
         return self._starts.get(request.conversation_id) or await join(task, request.conversation_id)
 
-    async def close_session(self, conversation_id: str, user_id: UserId = None, *, remove: bool = False) -> Closed:
-        """Stop a loop from any state; with ``remove``, remove its container and workspace too."""
+    async def close_session(
+        self, conversation_id: str, user_id: UserId = None, *, remove: bool = False, failure: LoopFailed | None = None
+    ) -> Closed:
+        """Stop a loop from any state; ``remove`` its container and workspace too, or list it with a ``failure``."""
         known = await self._find(conversation_id)
         if known is None or not owns(user_id, known.owner):
             raise LoopNotFound(conversation_id)
@@ -185,7 +187,7 @@ class LoopManager:
                 if not interrupted and known.status is not LoopStatus.FAILED and known.phase != REMOVED:
                     raise
                 closed = Closed(conversation_id=conversation_id, already=not interrupted, removed=True)
-            self._outcomes.closed(known, closed, remove=remove)
+            self._outcomes.closed(known, closed, remove=remove, failure=failure)
             return closed
 
     async def list_loops(self, query: LoopQuery | None = None) -> list[Loop]:
