@@ -17,9 +17,9 @@ _log = logging.getLogger(__name__)
 class Uses:
     """The last use of each loop: the modification time of an empty file of its own below ``directory``.
 
-    Replicas that share the directory see each other's uses, and a restarted host those before its restart. Uses noted
-    by this process count as well, by a clock that nobody sets. They are all there is while the directory can't be read
-    or written, which is logged.
+    Replicas that share the directory see each other's uses, and a restarted host those before its restart. What this
+    process knows itself counts as well, by a clock that nobody sets. It is all there is while the directory can't be
+    read or written, which is logged.
 
     Args:
         interval: seconds within which further uses of a loop are not written again.
@@ -30,6 +30,7 @@ class Uses:
         self._directory = directory
         self._noted: dict[str, float] = {}
         self._written: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
         self._usable = True
 
     def note(self, conversation_id: str) -> bool:
@@ -39,6 +40,10 @@ class Uses:
             return False
         self._write(conversation_id)
         return True
+
+    def see(self, conversation_id: str, seconds: float) -> None:
+        """Remember, in this process only, that a loop itself says to have been used so many seconds ago."""
+        self._seen[conversation_id] = time.monotonic() - seconds
 
     def flush(self, under_way: Iterable[str]) -> None:
         """Write the uses that are under way, and those that were not written when they were noted."""
@@ -50,9 +55,8 @@ class Uses:
 
     def idle_time(self, conversation_id: str) -> float:
         """Seconds since the last use; a loop of which no use is known counts as used now."""
-        ages = []
-        if (noted := self._noted.get(conversation_id)) is not None:
-            ages.append(time.monotonic() - noted)
+        known = [table[conversation_id] for table in (self._noted, self._seen) if conversation_id in table]
+        ages = [time.monotonic() - at for at in known]
         if (written := self._read(conversation_id)) is not None:
             ages.append(max(0.0, time.time() - written))
         if not ages:
@@ -61,7 +65,7 @@ class Uses:
 
     def keep_only(self, conversation_ids: Set[str]) -> None:
         """Forget all other loops, as they don't run."""
-        for table in (self._noted, self._written):
+        for table in (self._noted, self._written, self._seen):
             for key in table.keys() - conversation_ids:
                 del table[key]
         with self._checking(), contextlib.suppress(FileNotFoundError):

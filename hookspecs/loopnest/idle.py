@@ -26,6 +26,7 @@ _SHARE: Final = 1 / 4
 #: Seconds between two looks at whether another replica has stopped a loop.
 _PAUSE: Final = 0.1
 IsBusy = Callable[[Loop], Awaitable[bool]]
+IdleTime = Callable[[Loop], Awaitable[float]]
 Stop = Callable[[Loop], Awaitable[object]]
 
 
@@ -34,21 +35,30 @@ class IdleKeeper:
 
     The last use of each loop is kept in the state directory (``<state_dir>/<namespace>/uses``), so that it counts for
     all replicas that share the directory, and for the host that is started after this one. Replicas that don't share it
-    can't see each other's uses: only what ``is_busy`` asks the loop itself keeps them from stopping a loop that is used
-    through another. A loop of which no use is known counts as used when it is first looked at.
+    can't see each other's uses: only what a loop says itself keeps them from stopping one that is used through another.
+    A loop of which no use is known counts as used when it is first looked at.
 
     Args:
         after: seconds without use, the same in all replicas; None never stops a loop.
         is_busy: whether the loop's agent works, asked before a loop is stopped; by default from `Loop.agent_status`.
             It must not change anything. A loop whose nested server does not answer counts as busy.
+        idle_time: for how many seconds a loop was not used, as it says itself; asked if it is not busy. By default, loops
+            say nothing.
         stop: stops a loop; by default `LoopManager.close_session`.
     """
 
     def __init__(
-        self, loops: LoopManager, after: float | None, is_busy: IsBusy | None = None, stop: Stop | None = None
+        self,
+        loops: LoopManager,
+        after: float | None,
+        is_busy: IsBusy | None = None,
+        *,
+        idle_time: IdleTime | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self._loops, self._after = loops, after
-        self._is_busy, self._stop = is_busy or self._agent_works, stop or self._close
+        self._is_busy, self._idle_time = is_busy or self._agent_works, idle_time
+        self._stop = stop or self._close
         directory = loops.settings.state_dir / loops.settings.namespace / "uses"
         self._uses = Uses(directory, min(_INTERVAL, (after or 0) * _SHARE))
         self._under_way: Counter[str] = Counter()
@@ -103,15 +113,18 @@ class IdleKeeper:
                 await asyncio.sleep(_PAUSE)
 
     async def _look(self, loop: Loop) -> None:
+        key = loop.conversation_id
         try:
             if await self._is_busy(loop):
-                self._uses.note(loop.conversation_id)
-            else:
-                await self._stop_unused(loop)
+                self._uses.note(key)
+                return
+            if self._idle_time:
+                self._uses.see(key, await self._idle_time(loop))
+            await self._stop_unused(loop)
         except LoopnestError as error:
-            _log.warning("The idle loop %s could not be stopped: %s", loop.conversation_id, error.message)
+            _log.warning("The idle loop %s could not be stopped: %s", key, error.message)
         except Exception:  # noqa: BLE001 - what one nested server answers must not end the sweeps
-            _log.exception("Looking whether loop %s is idle failed", loop.conversation_id)
+            _log.exception("Looking whether loop %s is idle failed", key)
 
     def _is_due(self, loop: Loop) -> bool:
         key = loop.conversation_id

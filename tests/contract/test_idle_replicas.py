@@ -135,6 +135,17 @@ async def test_a_busy_agent_counts_as_use_for_all(loops, directory):
     assert await status(loops) is LoopStatus.RUNNING
 
 
+@pytest.mark.parametrize(("seconds", "left"), [(10, LoopStatus.RUNNING), (70, LoopStatus.STOPPED)])
+async def test_what_a_loop_itself_says_of_its_use_counts(loops, directory, seconds, left):
+    async def idle_time(loop: Loop) -> float:
+        return seconds
+
+    await replica(loops).sweep()
+    age(directory, 100)
+    await IdleKeeper(loops, 60, _never, idle_time=idle_time).sweep()
+    assert await status(loops) is left
+
+
 async def test_a_use_elsewhere_while_the_agent_is_asked_keeps_the_loop(loops, directory):
     other = replica(loops)
 
@@ -188,7 +199,7 @@ async def test_two_replicas_do_not_stop_one_loop_at_once(loops, directory):
 
     await replica(loops).sweep()
     age(directory, 100)
-    await asyncio.gather(*(IdleKeeper(loops, 60, _never, stop).sweep() for _ in range(2)))
+    await asyncio.gather(*(IdleKeeper(loops, 60, _never, stop=stop).sweep() for _ in range(2)))
     assert stops == ["c1"]
 
 

@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from pydantic import BaseModel
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -58,7 +59,11 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
 
 @dataclass
 class Nested:
-    """All nested servers at once, each below a path of its own; ``requests`` is what reached them."""
+    """All nested servers at once, each below a path of its own; ``requests`` is what reached them.
+
+    ``pages`` has what those answer to a search that answer with something else than their conversations, and searches
+    wait for ``may_answer`` with what they found.
+    """
 
     infos: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
@@ -66,10 +71,15 @@ class Nested:
     frames: list[str] = field(default_factory=list)
     refusal: tuple[int, Any] | None = None
     sent_chunks: int = 0
+    idle_time: Any = 3600
+    pages: dict[str, bytes] = field(default_factory=dict)
+    searched: asyncio.Event = field(default_factory=asyncio.Event)
+    may_answer: asyncio.Event | None = None
 
     def app(self) -> Starlette:
         one = "/api/conversations/{conversation_id}"
         loop = [
+            Route("/server_info", self.server_info),
             Route("/api/bash/execute_bash_command", self.pwd, methods=["POST"]),
             Route("/api/conversations", self.create, methods=["POST"]),
             Route("/api/conversations/search", self.search),
@@ -87,7 +97,14 @@ class Nested:
     def of(self, request: Request) -> dict[str, dict[str, Any]]:
         self.requests.append(request)
         assert request.headers["x-session-api-key"] == f"nested-{request.path_params['loop']}"
-        return self.infos.setdefault(request.path_params["loop"], {})
+        infos = self.infos.setdefault(request.path_params["loop"], {})
+        wanted = request.path_params.get("conversation_id")
+        if wanted is not None and wanted not in infos:
+            raise HTTPException(404, f"Conversation not found: {wanted}")
+        return infos
+
+    async def server_info(self, request: Request) -> Response:
+        return JSONResponse({"idle_time": self.idle_time})
 
     async def pwd(self, request: Request) -> Response:
         return JSONResponse({"stdout": "/workspace/project\n"})
@@ -102,11 +119,15 @@ class Nested:
         return JSONResponse(info, 200 if known else 201)
 
     async def search(self, request: Request) -> Response:
-        return JSONResponse({"items": list(self.of(request).values()), "next_page_id": None})
+        page = {"items": list(self.of(request).values()), "next_page_id": None}
+        raw = self.pages.get(request.path_params["loop"])
+        self.searched.set()
+        if self.may_answer:
+            await self.may_answer.wait()
+        return JSONResponse(page) if raw is None else Response(raw, media_type="application/json")
 
     async def get(self, request: Request) -> Response:
-        info = self.of(request).get(request.path_params["conversation_id"])
-        return JSONResponse(info or {"detail": "Not Found"}, 200 if info else 404)
+        return JSONResponse(self.of(request)[request.path_params["conversation_id"]])
 
     async def delete(self, request: Request) -> Response:
         return JSONResponse({"success": bool(self.of(request).pop(request.path_params["conversation_id"]))})
@@ -117,6 +138,7 @@ class Nested:
         return JSONResponse(new, 201)
 
     async def final(self, request: Request) -> Response:
+        self.of(request)
         return JSONResponse({"response": f"done in {request.path_params['loop']}"})
 
     async def upload(self, request: Request) -> Response:
@@ -169,12 +191,16 @@ def new_info(conversation_id: str, **more: Any) -> dict[str, Any]:
 
 @dataclass
 class Strategy:
-    """Loops that are paths of `Nested`; ``starts`` counts how often each was started."""
+    """Loops that are paths of `Nested`; ``starts`` counts how often each was started.
+
+    With ``notes``, loops have these, as where another replica made them.
+    """
 
     base: str
     loops: dict[str, Loop] = field(default_factory=dict)
     starts: list[StartLoop] = field(default_factory=list)
     failure: Exception | None = None
+    notes: dict[str, str] | None = None
 
     @hookimpl
     def start_loop(self, request: StartLoop) -> Loop:
@@ -188,7 +214,7 @@ class Strategy:
             dialect="agent-server",
             url=f"{self.base}/{key}",
             session_key=f"nested-{key}",
-            notes=request.notes,
+            notes=request.notes if self.notes is None else self.notes,
             created_at=utcnow(),
         )
         return self.loops.setdefault(key, loop) if key not in self.loops else self._set(key, loop)
@@ -296,13 +322,19 @@ async def open_host(tmp_path) -> AsyncIterator[OpenHost]:
     async with contextlib.AsyncExitStack() as stack:
 
         async def open_one(
-            *, local: bool = False, idle_after: float | None = None, keys: Sequence[str] = (KEY,)
+            *,
+            local: bool = False,
+            idle_after: float | None = None,
+            keys: Sequence[str] = (KEY,),
+            beside: Host | None = None,
         ) -> Host:
-            nested = Nested()
-            strategy = Strategy(await stack.enter_async_context(serving(nested.app())))
+            """Open a host, or a replica of the one that it is ``beside``."""
+            nested = beside.nested if beside else Nested()
+            strategy = beside.strategy if beside else Strategy(await stack.enter_async_context(serving(nested.app())))
             manager = LoopManager.from_plugins(strategy, settings=LoopnestSettings(state_dir=tmp_path))
             hooks = {"OH_WEBHOOKS": "[]"}
-            stock = Stock(stock_app(list(keys)), local, idle_after, hooks, _stock_conversations, lambda: False)
+            stored = SimpleNamespace(agent_settings=SimpleNamespace(agent_context=None))
+            stock = Stock(stock_app(list(keys)), local, idle_after, hooks, _stock_conversations, lambda: stored)
             url = await stack.enter_async_context(serving(assemble(stock, manager)))
             headers = {"x-session-api-key": KEY}
             client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))
