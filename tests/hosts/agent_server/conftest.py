@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -70,6 +71,7 @@ class Nested:
     bodies: list[Any] = field(default_factory=list)
     frames: list[str] = field(default_factory=list)
     refusal: tuple[int, Any] | None = None
+    answer: Any = None
     sent_chunks: int = 0
     idle_time: Any = 3600
     pages: dict[str, bytes] = field(default_factory=dict)
@@ -113,7 +115,7 @@ class Nested:
         infos, body = self.of(request), await request.json()
         self.bodies.append(body)
         if self.refusal:
-            return JSONResponse({"detail": self.refusal[1]}, self.refusal[0])
+            return JSONResponse(self.answer or {"detail": self.refusal[1]}, self.refusal[0])
         known = body["conversation_id"] in infos
         info = infos.setdefault(body["conversation_id"], new_info(body["conversation_id"]))
         return JSONResponse(info, 200 if known else 201)
@@ -133,6 +135,8 @@ class Nested:
         return JSONResponse({"success": bool(self.of(request).pop(request.path_params["conversation_id"]))})
 
     async def fork(self, request: Request) -> Response:
+        if self.refusal:
+            return JSONResponse({"detail": self.refusal[1]}, self.refusal[0])
         new = new_info((await request.json())["id"])
         self.of(request)[new["id"]] = new
         return JSONResponse(new, 201)
@@ -193,7 +197,7 @@ def new_info(conversation_id: str, **more: Any) -> dict[str, Any]:
 class Strategy:
     """Loops that are paths of `Nested`; ``starts`` counts how often each was started.
 
-    With ``notes``, loops have these, as where another replica made them.
+    With ``notes``, loops have these, as where another replica made them. To close one waits for ``may_close``.
     """
 
     base: str
@@ -201,6 +205,8 @@ class Strategy:
     starts: list[StartLoop] = field(default_factory=list)
     failure: Exception | None = None
     notes: dict[str, str] | None = None
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    may_close: asyncio.Event | None = None
 
     @hookimpl
     def start_loop(self, request: StartLoop) -> Loop:
@@ -220,7 +226,10 @@ class Strategy:
         return self.loops.setdefault(key, loop) if key not in self.loops else self._set(key, loop)
 
     @hookimpl
-    def close_session(self, conversation_id: str, remove: bool) -> Closed:
+    async def close_session(self, conversation_id: str, remove: bool) -> Closed:
+        self.closing.set()
+        if self.may_close:
+            await self.may_close.wait()
         if conversation_id not in self.loops:
             raise LoopNotFound(conversation_id)
         if remove:
@@ -327,11 +336,12 @@ async def open_host(tmp_path) -> AsyncIterator[OpenHost]:
             idle_after: float | None = None,
             keys: Sequence[str] = (KEY,),
             beside: Host | None = None,
+            state_dir: Path = tmp_path,
         ) -> Host:
             """Open a host, or a replica of the one that it is ``beside``."""
             nested = beside.nested if beside else Nested()
             strategy = beside.strategy if beside else Strategy(await stack.enter_async_context(serving(nested.app())))
-            manager = LoopManager.from_plugins(strategy, settings=LoopnestSettings(state_dir=tmp_path))
+            manager = LoopManager.from_plugins(strategy, settings=LoopnestSettings(state_dir=state_dir))
             hooks = {"OH_WEBHOOKS": "[]"}
             stored = SimpleNamespace(agent_settings=SimpleNamespace(agent_context=None))
             stock = Stock(stock_app(list(keys)), local, idle_after, hooks, _stock_conversations, lambda: stored)
