@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 _LIMIT: Final = 120.0
 #: The note on a loop that names the request that made it.
 _REQUEST: Final = "request"
+#: Beside the directory of all conversations, where the nested server does not look for any.
+_SET_ASIDE: Final = (
+    'left={left}; place="$(dirname "$(dirname "$left")")/lost-conversations"; '
+    'mkdir -p "$place" && mv -T "$left" "$place/$(basename "$left").$(date +%s)"'
+)
 _Params = Mapping[str, str]
 
 
@@ -66,6 +72,7 @@ class Creations:
         server = self._conversations.server(loop)
         try:
             workspace = await _workspace(server, start.body)
+            await self._set_aside(server, conversation_id)
         except NestedError:
             if is_new:
                 await self._discard(loop)
@@ -75,6 +82,12 @@ class Creations:
         if is_new and not answer.is_success:
             await self._discard(loop)
         return answer
+
+    async def _set_aside(self, server: NestedServer, conversation_id: UUID) -> None:
+        """Move what is left of a lost history away, as its nested server would fail on it; an operator may need it."""
+        entry = self._conversations.catalog.get(conversation_id)
+        if entry and entry.lost and isinstance(left := entry.info.get("persistence_dir"), str):
+            await _run(server, _SET_ASIDE.format(left=shlex.quote(left)))
 
     async def _loop(self, conversation_id: UUID, variables: Mapping[str, str]) -> tuple[Loop, bool]:
         """Start the loop, and return whether this request made it: another replica may have, since it was looked up."""
@@ -143,7 +156,9 @@ async def _workspace(server: NestedServer, body: Mapping[str, Any]) -> dict[str,
 
 
 async def _directory(server: NestedServer) -> str:
-    answer: Any = await server.request(
-        "POST", "/api/bash/execute_bash_command", json={"command": "pwd", "timeout": 10}, timeout=15
-    )
-    return str(answer["stdout"]).strip()
+    return str((await _run(server, "pwd"))["stdout"]).strip()
+
+
+async def _run(server: NestedServer, command: str) -> Any:
+    asked = {"command": command, "timeout": 10}
+    return await server.request("POST", "/api/bash/execute_bash_command", json=asked, timeout=15)
