@@ -175,8 +175,10 @@ class LoopManager:
             return known.loop
         return self._starts.get(request.conversation_id) or await join(task, request.conversation_id)
 
-    async def close_session(self, conversation_id: str, user_id: UserId = None, *, remove: bool = False) -> Closed:
-        """Stop a loop from any state; with ``remove``, remove its container and workspace too."""
+    async def close_session(
+        self, conversation_id: str, user_id: UserId = None, *, remove: bool = False, failure: LoopFailed | None = None
+    ) -> Closed:
+        """Stop a loop from any state; ``remove`` its container and workspace too, or list it with a ``failure``."""
         known = await self._find(conversation_id)
         shown = known.shown  # a removed loop too, which is closed again without error
         if shown is None or not owns(user_id, shown.owner):
@@ -186,7 +188,7 @@ class LoopManager:
             if interrupted:  # what the start had made may be gone, or have been kept
                 known = replace(known, loop=await self._calls.find_loop(conversation_id))
             closed = await self._close(known, remove=remove, interrupted=interrupted)
-            self._outcomes.closed(shown, closed, remove=remove)
+            self._outcomes.closed(shown, closed, remove=remove, failure=failure)
             return closed
 
     async def list_loops(self, query: LoopQuery | None = None) -> list[Loop]:

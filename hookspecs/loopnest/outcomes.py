@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loopnest.changes import Changes
-from loopnest.errors import LoopnestError
+from loopnest.errors import LoopFailed, LoopnestError
 from loopnest.models import Closed, Loop, LoopChange, LoopStatus, StartLoop
 from loopnest.records import REMOVED, Records, died, failed, removed
 from loopnest.starts import Starts
@@ -29,13 +29,28 @@ class Outcomes:
         self._records.keep(loop)
         self.tell(loop, "failed", LoopStatus.FAILED)
 
-    def closed(self, known: Loop, closed: Closed, *, remove: bool) -> None:
-        """The loop that was ``known`` before is closed, which is told unless it was so already."""
+    def closed(self, known: Loop, closed: Closed, *, remove: bool, failure: LoopFailed | None = None) -> None:
+        """Publish that the loop that was ``known`` before is closed, unless it was closed already.
+
+        Args:
+            failure: why it was closed, where something is wrong with it; kept for listings.
+        """
         self._records.forget(known.conversation_id)
         if closed.removed or remove:
             self._records.keep(removed(known))  # so that closing twice is no error
             if known.phase != REMOVED:
                 self.tell(known, REMOVED, None, closed.message)
+        elif failure:
+            self.heard(
+                LoopChange(
+                    conversation_id=known.conversation_id,
+                    owner=known.owner,
+                    phase="failed",
+                    status=LoopStatus.FAILED,
+                    reason=failure.reason,
+                    message=failure.message,
+                )
+            )
         elif not closed.already:
             self.tell(known, "stopped", LoopStatus.STOPPED, closed.message)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,61 +17,28 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from websockets.asyncio.client import connect
 
 from loopnest_cli import scripted_model
 from loopnest_docker import naming
 
 from ..namespaces import gateway, own_namespace
-from ..ports import free_port
-from ..processes import inherited
-from .conftest import missing
+from .agent_server_stage import (
+    KEY,
+    PATIENCE,
+    Outer,
+    body,
+    created,
+    environment_of,
+    message,
+    open_outer,
+    python_of,
+    session,
+    until,
+)
 
-KEY = "outer-key"
-PYTHON = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
 SDK_CLIENT = Path(__file__).with_name("sdk_remote_conversation.py")
-#: Seconds for what needs a container to boot on a busy machine.
-PATIENCE = 600.0
 GIGABYTE = 1 << 30
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="module")]
-
-
-class Outer:
-    """An outer server, killed and started again at will: everything that matters is elsewhere."""
-
-    def __init__(self, python: str, directory: Path, environment: dict[str, str]) -> None:
-        self._python, self._directory, self._environment = python, directory, environment
-        self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
-        headers = {"x-session-api-key": KEY}
-        self.client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=PATIENCE)
-        self.log = directory / "outer.log"
-        self._process: asyncio.subprocess.Process
-
-    async def start(self, **variables: str) -> None:
-        command = (self._python, "-m", "uvicorn", "loopnest_openhands.agent_server:app", "--factory")
-        environment = {**inherited(), **self._environment, **variables}
-        with self.log.open("a") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *command, "--port", str(self._port), env=environment, cwd=self._directory, stdout=output, stderr=output
-            )
-        await _until(self._is_ready, "the outer server is ready")
-
-    async def end(self, how: signal.Signals = signal.SIGTERM) -> None:
-        if self._process.returncode is None:
-            self._process.send_signal(how)
-            await self._process.wait()
-
-    def peak_memory(self) -> int:
-        """In bytes."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-        return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
-
-    async def _is_ready(self) -> bool:
-        assert self._process.returncode is None, self.log.read_text()[-2000:]
-        with contextlib.suppress(httpx.TransportError):
-            return (await self.client.get("/ready")).status_code == 200
-        return False
 
 
 class Hook(BaseHTTPRequestHandler):
@@ -127,7 +93,7 @@ def environment(namespace, surroundings, agent_server_image, tmp_path_factory) -
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_outer(environment, tmp_path_factory) -> AsyncIterator[Outer]:
-    async with _outer("", environment, tmp_path_factory.mktemp("log")) as outer:
+    async with open_outer("", environment, tmp_path_factory.mktemp("log")) as outer:
         yield outer
 
 
@@ -140,71 +106,13 @@ async def outer(shared_outer) -> AsyncIterator[Outer]:
         assert deleted.status_code == 200, deleted.text
 
 
-@contextlib.asynccontextmanager
-async def _outer(version: str, environment: dict[str, str], directory: Path) -> AsyncIterator[Outer]:
-    outer = Outer(_python(version), directory, environment)
-    await outer.start()
-    try:
-        yield outer
-    finally:
-        await outer.end()
-        await outer.client.aclose()
-
-
-def _python(version: str) -> str:
-    """An interpreter that has the agent server, and loopnest."""
-    variable = PYTHON + version
-    if variable not in os.environ:
-        missing(f"{variable} is not set", "'.ci/servers' makes such an interpreter")
-    return os.environ[variable]
-
-
 def _environment(namespace: str, surroundings: Surroundings, directory: Path) -> dict[str, str]:
     hooks = [{"base_url": surroundings.hook, "headers": {"x-hook": "mine"}, "flush_delay": 1}]
     return {
-        "LOOPNEST_NAMESPACE": namespace,
-        "LOOPNEST_STATE_DIR": str(directory / "state"),
+        **environment_of(namespace, directory),
         "LOOPNEST_DOCKER__HOST_ACCESS": str(surroundings.ports),
-        "LOOPNEST_DOCKER__CLOSE_TIMEOUT": "10",
-        "LOOPNEST_DOCKER__START_TIMEOUT": str(PATIENCE),
-        "OH_SESSION_API_KEYS_0": KEY,
         "OH_WEBHOOKS": json.dumps(hooks),
-        "OH_SECRET_KEY": "secret-of-the-outer-server",
-        "OH_CONVERSATIONS_PATH": str(directory / "conversations"),
-        "OH_PERSISTENCE_DIR": str(directory / "persistence"),
-        "OH_BASH_EVENTS_DIR": str(directory / "bash"),
-        "OH_ENABLE_VSCODE": "0",
-        "OH_PRELOAD_TOOLS": "0",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "OPENHANDS_SUPPRESS_BANNER": "1",
     }
-
-
-async def _until(true: Callable[[], Awaitable[bool]], what: str) -> None:
-    async def ask() -> None:
-        while not await true():
-            await asyncio.sleep(0.2)
-
-    try:
-        await asyncio.wait_for(ask(), PATIENCE)
-    except asyncio.TimeoutError:
-        pytest.fail(f"It took more than {PATIENCE:g} s until {what}")
-
-
-def body(model: scripted_model.ScriptedModel, **more: Any) -> dict[str, Any]:
-    llm = {"model": "openai/scripted", "api_key": "sk-scripted", "base_url": model.url, "usage_id": "agent"}
-    agent = {"kind": "Agent", "llm": llm, "tools": [{"name": "terminal", "params": {}}]}
-    return {"agent": agent, "workspace": {"working_dir": "/workspace/project"}, "autotitle": False, **more}
-
-
-def message(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": [{"type": "text", "text": text}], "run": True}
-
-
-async def created(outer: Outer, model: scripted_model.ScriptedModel, **more: Any) -> str:
-    answer = await outer.client.post("/api/conversations", json=body(model, **more))
-    assert answer.status_code == 201, answer.text
-    return f"/api/conversations/{answer.json()['id']}"
 
 
 async def has_finished(outer: Outer, path: str) -> bool:
@@ -212,9 +120,9 @@ async def has_finished(outer: Outer, path: str) -> bool:
 
 
 async def test_a_conversation_from_its_creation_to_its_end(outer, model, containers):
-    path = await created(outer, model, initial_message=message("run: echo hello-$((6*7)) > made.txt"))
+    path = await created(outer, model.url, initial_message=message("run: echo hello-$((6*7)) > made.txt"))
     conversation_id = path.rsplit("/", 1)[1]
-    await _until(lambda: has_finished(outer, path), "the agent has finished")
+    await until(lambda: has_finished(outer, path), "the agent has finished")
 
     events = (await outer.client.get(f"{path}/events/search")).json()["items"]
     assert {"ActionEvent", "ObservationEvent", "MessageEvent"} <= {event["kind"] for event in events}
@@ -243,7 +151,7 @@ async def test_a_conversation_from_its_creation_to_its_end(outer, model, contain
 
 
 async def test_the_sdks_remote_client_runs_a_conversation_as_it_is(outer, model):
-    await _run_sdk_client(_python(""), outer, model)
+    await _run_sdk_client(python_of(""), outer, model)
 
 
 @pytest.mark.parametrize("version", ["1.54", "1.49"])
@@ -251,8 +159,8 @@ async def test_so_it_does_with_older_versions_and_those_say_that_the_image_is_ne
     namespace, surroundings, agent_server_image, model, version, tmp_path
 ):
     suffix = "_" + version.replace(".", "_")
-    async with _outer(suffix, _environment(namespace, surroundings, tmp_path), tmp_path) as outer:
-        await _run_sdk_client(_python(suffix), outer, model)
+    async with open_outer(suffix, _environment(namespace, surroundings, tmp_path), tmp_path) as outer:
+        await _run_sdk_client(python_of(suffix), outer, model)
         assert f"the host beside loopnest was made for {version}." in outer.log.read_text()
 
 
@@ -272,7 +180,7 @@ async def _run_sdk_client(python: str, outer: Outer, model: scripted_model.Scrip
 
 async def created_from_profile(outer: Outer, model: scripted_model.ScriptedModel, refs: list[str], **more: Any) -> str:
     """Store a model and an agent on the host, and have it in a conversation; ``refs`` are the secrets it may have."""
-    asked = body(model, **more)
+    asked = body(model.url, **more)
     assert (await outer.client.post("/api/profiles/scripted", json={"llm": asked.pop("agent")["llm"]})).is_success
     profile = {"agent_kind": "openhands", "llm_profile_ref": "scripted", "tools": [{"name": "terminal"}]}
     stored = await outer.client.post("/api/agent-profiles/worker", json={**profile, "secret_refs": refs})
@@ -288,7 +196,7 @@ async def created_from_profile(outer: Outer, model: scripted_model.ScriptedModel
 async def test_profiles_that_are_stored_on_the_host_reach_the_agent(outer, model):
     """The nested server has none."""
     path = await created_from_profile(outer, model, [], initial_message=message("run: true"))
-    await _until(lambda: has_finished(outer, path), "the agent has finished")
+    await until(lambda: has_finished(outer, path), "the agent has finished")
     assert {seen.api_key for seen in model.requests} == {"sk-scripted"}
     assert (await outer.client.post(f"{path}/switch_profile", json={"profile_name": "scripted"})).status_code == 200
     refused = await outer.client.post(f"{path}/switch_profile", json={"profile_name": "none"})
@@ -306,22 +214,22 @@ async def test_secrets_that_are_stored_on_the_host_reach_the_agent_if_its_profil
     assert (await outer.client.post(f"{path}/secrets", json={"secrets": more})).status_code == 200
     backwards = message("run: echo $FIRST $SECOND $THIRD. | rev")  # as values are masked
     await outer.client.post(f"{path}/events", json=backwards)
-    await _until(lambda: has_finished(outer, path), "the agent has finished")
+    await until(lambda: has_finished(outer, path), "the agent has finished")
     assert ". 9876543210-nekot 9876543210-nekot" in (await outer.client.get(f"{path}/events/search")).text
 
 
 async def test_webhooks_of_the_host_hear_of_conversations_in_loops(outer, model, surroundings):
-    path = await created(outer, model, initial_message=message("run: true"))
+    path = await created(outer, model.url, initial_message=message("run: true"))
     wanted = {("/conversations", "mine"), (f"/events/{uuid.UUID(path.rsplit('/', 1)[1]).hex}", "mine")}
 
     async def called() -> bool:
         return wanted <= set(surroundings.heard)
 
-    await _until(called, "the webhooks are called")
+    await until(called, "the webhooks are called")
 
 
 async def test_the_agents_of_openais_api_work_in_loops(outer, model, containers):
-    llm = body(model)["agent"]["llm"]
+    llm = body(model.url)["agent"]["llm"]
     assert (await outer.client.post("/api/profiles/gateway", json={"llm": llm})).is_success
     bearer = httpx.AsyncClient(base_url=outer.url, headers={"authorization": f"Bearer {KEY}"}, timeout=PATIENCE)
     async with bearer as openai:
@@ -344,9 +252,9 @@ async def test_the_agents_of_openais_api_work_in_loops(outer, model, containers)
 
 
 async def test_a_killed_host_loses_nothing_and_clients_go_on_where_they_were(outer, model, containers):
-    path = await created(outer, model)
+    path = await created(outer, model.url)
     sequences: list[int] = []
-    async with _session(outer, path, after=-1) as frames:
+    async with session(outer, path, after=-1) as frames:
         await outer.client.post(f"{path}/events", json=message("run: sleep 3; touch worked-on"))
         while "ActionEvent" not in (kinds := [await _next_durable(frames, sequences)]):
             assert kinds
@@ -354,9 +262,9 @@ async def test_a_killed_host_loses_nothing_and_clients_go_on_where_they_were(out
         await outer.end(signal.SIGKILL)
 
     await outer.start()
-    await _until(lambda: has_finished(outer, path), "the agent has finished")
+    await until(lambda: has_finished(outer, path), "the agent has finished")
     count = (await outer.client.get(f"{path}/events/count")).json()
-    async with _session(outer, path, after=sequences[-1]) as frames:
+    async with session(outer, path, after=sequences[-1]) as frames:
         while len(sequences) < count:
             await _next_durable(frames, sequences)
     assert sequences == list(range(count))
@@ -365,7 +273,7 @@ async def test_a_killed_host_loses_nothing_and_clients_go_on_where_they_were(out
 
 
 async def test_a_gigabyte_takes_constant_memory_in_both_directions(outer, model):
-    path = await created(outer, model)
+    path = await created(outer, model.url)
     command = {"command": "truncate -s 1G big", "timeout": 20}
     await outer.client.post(f"{path}/bash/execute_bash_command", json=command)
     await outer.client.get(f"{path}/workspace/missing")
@@ -385,7 +293,7 @@ async def test_a_gigabyte_takes_constant_memory_in_both_directions(outer, model)
 
 async def test_no_secret_and_no_nested_key_is_seen_on_the_engine_or_by_clients(outer, model, engine, containers):
     secrets = {"TOKEN": {"kind": "StaticSecret", "value": "token-0123456789"}}
-    path = await created(outer, model, secrets=secrets)
+    path = await created(outer, model.url, secrets=secrets)
     inspected = json.dumps(engine.inspect_container(containers()[0]["Id"]))
     assert "sk-scripted" not in inspected
     assert "token-0123456789" not in inspected
@@ -401,10 +309,10 @@ async def test_no_secret_and_no_nested_key_is_seen_on_the_engine_or_by_clients(o
 async def test_local_conversations_run_in_the_server_itself_where_that_is_allowed(outer, model, containers, tmp_path):
     await outer.end()
     await outer.start(OH_CONVERSATION_RUNTIME_SELECTABLE="true")
-    beside = await created(outer, model)
+    beside = await created(outer, model.url)
     asked = {"conversation_runtime": "local", "workspace": {"working_dir": str(tmp_path)}}
-    local = await created(outer, model, **asked, initial_message=message("run: echo here > made.txt"))
-    await _until(lambda: has_finished(outer, local), "the agent has finished")
+    local = await created(outer, model.url, **asked, initial_message=message("run: echo here > made.txt"))
+    await until(lambda: has_finished(outer, local), "the agent has finished")
     assert (tmp_path / "made.txt").read_text() == "here\n"
     assert len(containers()) == 1
     found = (await outer.client.get("/api/conversations/search")).json()["items"]
@@ -414,15 +322,15 @@ async def test_local_conversations_run_in_the_server_itself_where_that_is_allowe
 async def test_idle_loops_stop_unless_a_client_is_attached_and_come_back(outer, model, containers):
     await outer.end()
     await outer.start(OH_CONVERSATION_IDLE_TTL_SECONDS="3")
-    path = await created(outer, model)
+    path = await created(outer, model.url)
 
     async def is_stopped() -> bool:
         return [entry["State"] for entry in containers()] == ["exited"]
 
-    async with _session(outer, path, after=-1):
+    async with session(outer, path, after=-1):
         await asyncio.sleep(8)
         assert not await is_stopped()
-    await _until(is_stopped, "the idle loop is stopped")
+    await until(is_stopped, "the idle loop is stopped")
     told = (await outer.client.get(path)).json()
     assert (told["execution_status"], told["runtime_info"]["runtime_status"]) == ("idle", "missing")
     assert (await outer.client.get(f"{path}/events/count")).status_code == 200
@@ -441,11 +349,6 @@ def _multipart(size: int) -> dict[str, Any]:
 
     headers = {"content-type": "multipart/form-data; boundary=b", "content-length": str(len(head) + size + len(tail))}
     return {"content": content(), "headers": headers}
-
-
-def _session(outer: Outer, path: str, *, after: int) -> Any:
-    url = f"{outer.url.replace('http', 'ws')}/sockets/session/{uuid.UUID(path.rsplit('/', 1)[1])}?after_seq={after}"
-    return connect(url, additional_headers={"x-session-api-key": KEY}, max_size=None, proxy=None)
 
 
 async def _next_durable(frames: Any, sequences: list[int]) -> str:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Mapping, Set
-from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import httpx
 from pydantic import SecretStr
 
 from loopnest import (
+    EVERYONE,
+    NOBODY,
     Loop,
     LoopFailed,
     LoopManager,
+    LoopnestError,
     LoopNotFound,
-    LoopQuery,
     LoopStatus,
     NestedError,
     Reason,
@@ -26,21 +25,23 @@ from loopnest import (
 )
 from loopnest.idle import IdleKeeper
 from loopnest_nested.client import NestedServer
-from loopnest_openhands.agent_server.catalog import Catalog
-from loopnest_openhands.agent_server.launch import Start
+from loopnest_openhands.agent_server import history, looks
+from loopnest_openhands.agent_server.catalog import Catalog, Entry
+from loopnest_openhands.agent_server.claims import Claims
+from loopnest_openhands.agent_server.creations import Creations, left_nothing
 
-_log = logging.getLogger(__name__)
 _DIALECT: Final = "agent-server"
 #: Tells the loops that this host made from others in its namespace.
 _NOTES: Final = {"host": "agent-server"}
-#: Seconds for a nested server to say what it has; one that hangs must not hold up the others.
-_GLANCE: Final = 3.0
-#: Seconds for a nested server to create a conversation, which may fetch plugins.
-_CREATION: Final = 120.0
+#: Exit codes of nested servers that were stopped from outside: by themselves, or by SIGTERM.
+_ASKED_TO_END: Final = frozenset({0, 143})
 
 
 class Conversations:
     """Finds, starts, asks and removes them. The agent server knows no users, so every loop is nobody's.
+
+    A conversation is removed, and forgotten, only where a client asks for that. What its nested server lists decides
+    neither, as an agent controls that, and it may have lost its store.
 
     Args:
         idle_after: stop unused loops after so many seconds.
@@ -57,15 +58,22 @@ class Conversations:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.loops, self.catalog, self._http = loops, catalog, http
-        self.idle = IdleKeeper(loops, idle_after, self._is_busy)
+        self.claims = Claims(loops, catalog)
+        self.creations = Creations(self)
+        self.idle = IdleKeeper(loops, idle_after, self._is_busy, idle_time=self._idle_time, stop=self._stop)
         self._environment = {key: SecretStr(value) for key, value in (environment or {}).items()}
 
     async def find(self, conversation_id: UUID) -> Loop | None:
         """The loop whose nested server has the conversation; None where there is none."""
         try:
-            return await self.loops.get_loop(self.catalog.home(conversation_id))
+            return await self.loops.get_loop(await self._home(conversation_id))
         except LoopNotFound:
             return None
+
+    def entry(self, conversation_id: UUID, loop: Loop) -> Entry | None:
+        """What was last seen of a conversation in its loop."""
+        entry = self.catalog.get(conversation_id)
+        return entry if entry and entry.loop_id == loop.conversation_id else None
 
     @contextlib.asynccontextmanager
     async def open(self, conversation_id: UUID) -> AsyncIterator[NestedServer]:
@@ -75,7 +83,7 @@ class Conversations:
             LoopNotFound: there is no such conversation.
             LoopnestError: it could not be started.
         """
-        async with self.open_loop(self.catalog.home(conversation_id)) as server:
+        async with self.open_loop(await self._home(conversation_id)) as server:
             yield server
 
     @contextlib.asynccontextmanager
@@ -83,134 +91,132 @@ class Conversations:
         """As `open`, for a loop."""
         async with self.idle.using(loop_id):
             loop = await self.loops.get_loop(loop_id)
-            yield self._server(loop if _answers(loop) else await self._wake(loop))
+            yield self.server(loop if _answers(loop) else await self._wake(loop))
 
-    async def create(self, conversation_id: UUID, start: Start, params: Mapping[str, str]) -> httpx.Response:
-        """Start a loop and have its nested server create the conversation, or tell of the one it has.
+    async def start(
+        self, loop_id: str, variables: Mapping[str, str] | None = None, notes: Mapping[str, str] | None = None
+    ) -> Loop:
+        """Start a loop without any conversation, or again; ``notes`` are those of the start that makes it."""
+        environment = self._environment | {key: SecretStr(value) for key, value in (variables or {}).items()}
+        request = StartLoop(
+            conversation_id=loop_id, conversation=None, notes={**_NOTES, **(notes or {})}, environment=environment
+        )
+        return await self.loops.start_loop(request)
 
-        Returns:
-            The nested server's answer; where that is a refusal, a loop made for it is removed again.
+    def server(self, loop: Loop) -> NestedServer:
+        """The nested server of a running loop.
 
         Raises:
-            LoopnestError: the loop could not be started, or did not answer.
+            LoopFailed: it can't be reached.
         """
-        known = await self.find(conversation_id)
-        loop_id = known.conversation_id if known else str(conversation_id)
-        async with self.idle.using(loop_id):
-            server = self._server(await self._start(loop_id, start.variables))
-            try:
-                answer = await self._post(server, conversation_id, start.body, params)
-            except NestedError:
-                await self._undo(known, loop_id)
-                raise
-            if answer.is_success:
-                self.catalog.keep(loop_id, answer.json())
-            else:
-                await self._undo(known, loop_id)
-            return answer
+        if loop.url is None or loop.session_key is None:
+            raise LoopFailed(loop.message or "The loop can't be reached.", reason=loop.reason or Reason.NOT_RUNNING)
+        return NestedServer(loop.url, loop.session_key, self._http)
 
     async def remove(self, conversation_id: UUID) -> None:
         """Remove a conversation, and its loop once no other conversation lives in it."""
-        loop_id = self.catalog.home(conversation_id)
-        await self.loops.get_loop(loop_id)  # a loop that is removed already is closed again without error
-        others = self.catalog.of(loop_id) - {conversation_id}
-        if others:
-            async with self.open(conversation_id) as server:
-                await server.request("DELETE", f"/api/conversations/{conversation_id}")
+        # A loop that is removed already is closed again without error.
+        loop = await self.loops.get_loop(await self._home(conversation_id))
+        if _answers(loop):
+            await self.look(loop)
+        if self.catalog.of(loop.conversation_id) - {conversation_id}:
+            await self._remove_inside(conversation_id)
         else:
-            await self.loops.close_session(loop_id, remove=True)
+            await self.loops.close_session(loop.conversation_id, remove=True)
         self.catalog.forget({conversation_id})
 
     async def release(self, conversation_id: UUID) -> None:
         """Stop the loop of a conversation, which stays."""
-        loop = await self.loops.get_loop(self.catalog.home(conversation_id))
-        if _answers(loop):
-            await self.look(loop)
-        await self.loops.close_session(loop.conversation_id)
+        await self._stop(await self.loops.get_loop(await self._home(conversation_id)))
 
     async def every_loop(self) -> dict[str, Loop]:
         """All loops that a client of this host may know, by id."""
         return {it.conversation_id: it for it in await self.loops.list_loops() if it.dialect in (_DIALECT, None)}
 
-    async def look(self, loop: Loop, known: Set[UUID] | None = None) -> list[dict[str, Any]] | None:
-        """Ask a running loop for its conversations, and note what it says; None where it does not answer.
+    async def look(self, loop: Loop, known: Set[UUID] | None = None) -> None:
+        """Ask a running loop for its conversations, and keep what it says, where it answers.
 
         Args:
             known: what the catalog has of it, where the caller has looked already.
         """
-        try:
-            page: Any = await self._server(loop).request(
-                "GET", "/api/conversations/search", params={"limit": 100}, timeout=_GLANCE
-            )
-        except NestedError as error:
-            _log.info("Loop %s does not tell its conversations: %s", loop.conversation_id, error.message)
-            return None
-        infos: list[dict[str, Any]] = page["items"]
-        for info in infos:
-            self.catalog.keep(loop.conversation_id, info)
         known = self.catalog.of(loop.conversation_id) if known is None else known
-        self.catalog.forget(known - {UUID(info["id"]) for info in infos})
-        return infos
+        if page := await looks.conversations(self.server(loop), loop.conversation_id):
+            await self.claims.keep(loop, page, known)
+
+    async def check(self, conversation_id: UUID, server: NestedServer) -> None:
+        """Ask a nested server whether it has a conversation that was seen in it before.
+
+        Raises:
+            LoopFailed: ``history-lost``: it says that it has not.
+        """
+        entry = self.catalog.get(conversation_id)
+        if entry is None or entry.loop_id != await self._home(conversation_id):
+            return
+        try:
+            answer = await server.respond("GET", f"/api/conversations/{conversation_id}", timeout=looks.GLANCE)
+        except NestedError:
+            return
+        entry = self.catalog.get(conversation_id)
+        if entry and answer.status_code == 404:
+            self.catalog.lose(conversation_id)
+            raise history.lost(entry)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    async def _home(self, conversation_id: UUID) -> str:
+        """The loop that a conversation lives in, as far as is known: first of all the one that is named like it."""
+        own, entry = str(conversation_id), self.catalog.get(conversation_id)
+        if entry is None or entry.loop_id == own or await self._exists(own):
+            return own
+        return entry.loop_id
+
+    async def _exists(self, loop_id: str) -> bool:
+        try:
+            return bool(await self.loops.get_loop(loop_id, EVERYONE))
+        except LoopNotFound:
+            return False
 
     async def _is_busy(self, loop: Loop) -> bool:
-        """Whether an agent works in a loop; notes what is there, as it may be stopped next."""
-        query = LoopQuery(user_id=None, conversation_ids=frozenset({loop.conversation_id}))
-        if not await self.loops.list_loops(query) or not _answers(loop):
-            return True  # somebody else's
-        infos = await self.look(loop)
-        if infos == [] and loop.notes.get("host") == _NOTES["host"]:
-            _log.info("Removing loop %s, whose conversation was never created", loop.conversation_id)
-            await self.loops.close_session(loop.conversation_id, remove=True)
+        """Whether an agent of a loop works; nothing is changed by asking."""
+        if loop.owner != NOBODY or not _answers(loop):
             return True
-        return infos is None or any(info["execution_status"] == "running" for info in infos)
+        page = await looks.conversations(self.server(loop), loop.conversation_id)
+        return page is None or any(info["execution_status"] == "running" for info in page.infos)
+
+    async def _idle_time(self, loop: Loop) -> float:
+        return await looks.idle_time(self.server(loop))
+
+    async def _stop(self, loop: Loop) -> None:
+        """Stop a loop, after a last look at its conversations; one that lost them all is listed as failed."""
+        if _answers(loop):
+            await self.look(loop)
+        entries = [entry for entry in self.catalog.all().values() if entry.loop_id == loop.conversation_id]
+        await self.loops.close_session(loop.conversation_id, failure=history.lost_by(entries))
+
+    async def _remove_inside(self, conversation_id: UUID) -> None:
+        """Have the nested server remove a conversation, unless it does not have it any more."""
+        entry = self.catalog.get(conversation_id)
+        try:
+            async with self.open(conversation_id) as server:
+                answer = await server.respond("DELETE", f"/api/conversations/{conversation_id}")
+                if not answer.is_success and answer.status_code != 404:
+                    raise server.refusal(answer)
+        except LoopnestError:
+            if entry is None or not entry.lost:
+                raise
 
     async def _wake(self, loop: Loop) -> Loop:
-        if loop.status is LoopStatus.FAILED and loop.created_at is None:  # its start failed, and left nothing
+        if left_nothing(loop):
             raise LoopFailed(loop.message or "The loop failed.", reason=loop.reason, log_tail=loop.log_tail)
         if loop.reason == Reason.FOREIGN_SECRET:
             raise LoopFailed(loop.message or "", reason=loop.reason)
-        return await self._start(loop.conversation_id)
-
-    async def _start(self, loop_id: str, variables: Mapping[str, str] | None = None) -> Loop:
-        environment = self._environment | {key: SecretStr(value) for key, value in (variables or {}).items()}
-        request = StartLoop(conversation_id=loop_id, conversation=None, notes=_NOTES, environment=environment)
-        return await self.loops.start_loop(request)
-
-    async def _post(
-        self, server: NestedServer, conversation_id: UUID, body: Mapping[str, Any], params: Mapping[str, str]
-    ) -> httpx.Response:
-        placed = {**body, "conversation_id": str(conversation_id), "workspace": await _workspace(server, body)}
-        return await server.respond("POST", "/api/conversations", json=placed, params=params, timeout=_CREATION)
-
-    async def _undo(self, known: Loop | None, loop_id: str) -> None:
-        if known is None:
-            with contextlib.suppress(LoopNotFound):
-                await asyncio.shield(self.loops.close_session(loop_id, remove=True))
-
-    def _server(self, loop: Loop) -> NestedServer:
-        if loop.url is None or loop.session_key is None:
-            raise LoopFailed(loop.message or "The loop can't be reached.", reason=loop.reason or Reason.NOT_RUNNING)
-        return NestedServer(loop.url, loop.session_key, self._http)
+        try:
+            return await self.start(loop.conversation_id)
+        except LoopFailed as error:
+            if error.exit_code not in _ASKED_TO_END:
+                raise
+            return await self.start(loop.conversation_id)  # another replica was just stopping it
 
 
 def _answers(loop: Loop) -> bool:
     return loop.status is LoopStatus.RUNNING and loop.url is not None
-
-
-async def _workspace(server: NestedServer, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The directory that the client names, if it is one of the loop's own; else the loop's default.
-
-    A path of the client's or the host's means nothing inside a container.
-    """
-    wanted = dict(body.get("workspace") or {})
-    own = PurePosixPath(await _directory(server))
-    named = PurePosixPath(str(wanted.get("working_dir", "")))
-    inside = own.parent in (named, *named.parents) and ".." not in named.parts
-    return {"kind": "LocalWorkspace", **wanted, "working_dir": str(named if inside else own)}
-
-
-async def _directory(server: NestedServer) -> str:
-    answer: Any = await server.request(
-        "POST", "/api/bash/execute_bash_command", json={"command": "pwd", "timeout": 10}, timeout=15
-    )
-    return str(answer["stdout"]).strip()

@@ -36,6 +36,8 @@ class Dispatch:
     def __init__(self, app: ASGIApp, stock: Stock, conversations: Conversations) -> None:
         self._app, self._stock, self._conversations = app, stock, conversations
         self._local = LocalConversations(app, stock) if stock.local else None
+        if self._local:
+            conversations.claims.local = self._local.ids
         self._routes = Routes(stock, conversations, self._local)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,8 +76,8 @@ class Dispatch:
             ("POST", "/runtime/credentials"): self._routes.credentials,
             ("POST", "/secrets"): self._routes.secrets,
             ("POST", "/switch_profile"): self._routes.switch_profile,
-            ("POST", "/fork"): self._routes.breed,
-            ("POST", "/children"): self._routes.breed,
+            ("POST", "/fork"): self._routes.derive,
+            ("POST", "/children"): self._routes.derive,
         }
         return special.get((method, tail or ""), self._routes.proxy) if tail is not None else self._routes.proxy
 

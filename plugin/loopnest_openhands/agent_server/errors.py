@@ -43,6 +43,8 @@ def as_response(error: LoopnestError) -> JSONResponse:
 
 
 def _status(error: LoopnestError) -> int:
+    if error.reason == Reason.HISTORY_LOST:
+        return 410
     if isinstance(error, NestedError):
         return 504 if error.reason == Reason.NESTED_TIMEOUT else error.http_status or 502
     return next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 502)

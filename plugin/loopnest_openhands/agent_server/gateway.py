@@ -66,7 +66,7 @@ class Gateway:
         """
         body = request.model_dump(mode="json", context=launch.PLAIN, exclude_none=True)
         start = await launch.resolve(body, self._stock)
-        answer = await self._conversations.create(request.conversation_id or uuid4(), start, {})
+        answer = await self._conversations.creations.create(request.conversation_id or uuid4(), start, {})
         if not answer.is_success:
             raise Refused(answer.status_code, answer.json().get("detail"))
         return SimpleNamespace(id=UUID(answer.json()["id"])), answer.status_code == 201

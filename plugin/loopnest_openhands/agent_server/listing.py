@@ -8,6 +8,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from loopnest import Loop, LoopStatus
+from loopnest_openhands.agent_server import history
+from loopnest_openhands.agent_server.catalog import Entry
 from loopnest_openhands.agent_server.conversations import Conversations
 
 Info = dict[str, Any]
@@ -26,22 +28,32 @@ async def every_info(conversations: Conversations) -> list[Info]:
     for conversation_id, entry in conversations.catalog.all().items():
         known.setdefault(entry.loop_id, set()).add(conversation_id)
     await asyncio.gather(*(conversations.look(loop, known.get(loop.conversation_id, set())) for loop in running))
-    entries = conversations.catalog.all().values()
-    return [told(entry.info, loops[entry.loop_id]) for entry in entries if entry.loop_id in loops]
+    entries = conversations.catalog.all()
+    return [
+        told(entry, loops[entry.loop_id])
+        for key, entry in entries.items()
+        if entry.loop_id in loops and (entry.loop_id == str(key) or str(key) not in loops)
+    ]
 
 
-def told(info: Info, loop: Loop) -> Info:
-    """``info`` as it is true of the loop now: an agent can't be running where nothing runs."""
-    told = dict(info)
-    if loop.status is not LoopStatus.RUNNING and told["execution_status"] == "running":
+def told(entry: Entry, loop: Loop) -> Info:
+    """What was seen of a conversation, as it is true of its loop now: no agent is running where nothing runs."""
+    told = dict(entry.info)
+    if entry.lost:
+        told["execution_status"] = "error"
+    elif loop.status is not LoopStatus.RUNNING and told["execution_status"] == "running":
         told["execution_status"] = "paused"
-    if "runtime_info" in told:
-        told["runtime_info"] = runtime_info(loop)
+    if entry.lost or "runtime_info" in told:
+        told["runtime_info"] = runtime_info(loop, entry)
     return told
 
 
-def runtime_info(loop: Loop) -> Info:
-    """The agent server's words for the state of a loop."""
+def runtime_info(loop: Loop, entry: Entry | None = None) -> Info:
+    """The agent server's words for the state of a loop, as one of its conversations finds it."""
+    if entry and entry.lost:
+        lost = history.lost(entry)
+        told = {"code": lost.reason, "message": lost.message}
+        return {"runtime_status": "error", "can_resume": False, "runtime_error": told}
     failed = loop.status is LoopStatus.FAILED
     error = {"code": loop.reason or "failed", "message": loop.message or "The loop failed."} if failed else None
     state = "error" if failed else _STATUSES.get(loop.status, "missing")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Final
+from uuid import UUID
 
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,6 +39,10 @@ class LocalConversations:
                 found += page["items"]
                 page_id = page["next_page_id"]
             return found
+
+    async def ids(self) -> Set[UUID]:
+        """The ids of all of them."""
+        return {UUID(info["id"]) for info in await self.infos()}
 
     async def _as_stock(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.app({**scope, "app": self._stock.app}, receive, send)

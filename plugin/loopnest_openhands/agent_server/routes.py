@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from loopnest import InvalidRequest, Loop, LoopNotFound, NestedError, Reason
+from loopnest import InvalidRequest, Loop, LoopFailed, LoopNotFound, NestedError, Reason
 from loopnest_openhands.agent_server import launch, listing
 from loopnest_openhands.agent_server.conversations import Conversations
 from loopnest_openhands.agent_server.http_proxy import Relay, forward
@@ -22,9 +22,8 @@ from loopnest_openhands.agent_server.local import LocalConversations, replayed
 from loopnest_openhands.agent_server.upstream import Stock
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-#: How often, and after how many seconds, a request is sent again that met a nested server which was just stopping.
-_ATTEMPTS: Final = 3
-_PAUSE: Final = 0.2
+#: After how many seconds a request is sent again that met a nested server which was just stopping.
+_PAUSES: Final = (0.2, 0.4, 0.8, 1.6)
 _CREDENTIALS: Final = (
     "The key of a loop's nested server stays with the host. Use this server's own key and the routes below "
     "/api/conversations/{conversation_id}."
@@ -53,7 +52,7 @@ class Routes:
             raise InvalidRequest("'container' is the operator's to choose, in the configuration of the strategy.")
         conversation_id = _uuid(body.get("conversation_id") or str(uuid.uuid4()))
         start = await launch.resolve(launch.observed(body, request.headers), self._stock)
-        answer = await self._conversations.create(conversation_id, start, dict(request.query_params))
+        answer = await self._conversations.creations.create(conversation_id, start, dict(request.query_params))
         return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
 
     async def search(self, request: Request) -> ASGIApp:
@@ -82,12 +81,18 @@ class Routes:
     # --- one conversation -------------------------------------------------------------------------------------------
 
     async def get(self, request: Request, conversation_id: UUID) -> ASGIApp:
-        """Tell of a conversation; of one whose loop is stopped what was last seen, without starting it."""
+        """Return a conversation; one whose loop is stopped, or whose history is lost, as it was last seen."""
         loop = await self._loop(conversation_id)
-        entry = self._conversations.catalog.get(conversation_id)
+        entry = self._conversations.entry(conversation_id, loop)
         if entry and loop.url is None:
-            return JSONResponse(listing.told(entry.info, loop))
-        return await self.proxy(request, conversation_id)
+            return JSONResponse(listing.told(entry, loop))
+        try:
+            return await self.proxy(request, conversation_id)
+        except LoopFailed as error:
+            entry = self._conversations.entry(conversation_id, loop)
+            if entry is None or error.reason != Reason.HISTORY_LOST:
+                raise
+            return JSONResponse(listing.told(entry, loop))
 
     async def delete(self, request: Request, conversation_id: UUID) -> ASGIApp:  # noqa: ARG002 - as all of them
         """Remove a conversation with its loop."""
@@ -100,7 +105,7 @@ class Routes:
         if request.method == "DELETE":
             await self._conversations.release(conversation_id)
             return Response(status_code=204)
-        return JSONResponse(listing.runtime_info(loop))
+        return JSONResponse(listing.runtime_info(loop, self._conversations.entry(conversation_id, loop)))
 
     async def reprovision(self, request: Request, conversation_id: UUID) -> ASGIApp:
         """Start a stopped loop again."""
@@ -125,8 +130,12 @@ class Routes:
         path = f"/api/conversations/{conversation_id}/switch_llm"
         return await self.proxy(request, conversation_id, path=path, body={"llm": llm})
 
-    async def breed(self, request: Request, conversation_id: UUID) -> ASGIApp:
-        """Make a further conversation in the same loop, and remember where it lives."""
+    async def derive(self, request: Request, conversation_id: UUID) -> ASGIApp:
+        """Make a fork or a child in the same loop, and remember where it lives."""
+        loop = await self._loop(conversation_id)
+        wanted = _wanted_id(await request.body())
+        if wanted and await self._conversations.claims.elsewhere({wanted}, loop):
+            return JSONResponse({"detail": f"Conversation {wanted} already exists"}, 409)
         relay = await self.proxy(request, conversation_id)
         if relay.answer.is_success:
             await self._conversations.look(await self._loop(conversation_id))
@@ -135,21 +144,38 @@ class Routes:
     async def proxy(
         self, request: Request, conversation_id: UUID, *, path: str | None = None, body: dict[str, Any] | None = None
     ) -> Relay:
-        """Pass the request on."""
+        """Pass the request on.
+
+        Raises:
+            LoopFailed: ``history-lost``: the nested server does not have the conversation any more.
+        """
         content = None if body is None else json.dumps(body).encode()
-        for attempt in range(_ATTEMPTS):
+        for pause in (*_PAUSES, None):
             held = contextlib.AsyncExitStack()
             try:
-                server = await held.enter_async_context(self._conversations.open(conversation_id))
-                return await forward(request, server, held, path=path, body=content)
+                return await self._pass_on(request, conversation_id, held, path, content)
             except BaseException as error:
                 await held.aclose()
-                if attempt == _ATTEMPTS - 1 or not _may_repeat(error, request):
+                if pause is None or not _may_repeat(error, request):
                     raise
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(pause)
         raise AssertionError
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    async def _pass_on(
+        self,
+        request: Request,
+        conversation_id: UUID,
+        held: contextlib.AsyncExitStack,
+        path: str | None,
+        content: bytes | None,
+    ) -> Relay:
+        server = await held.enter_async_context(self._conversations.open(conversation_id))
+        relay = await forward(request, server, held, path=path, body=content)
+        if relay.answer.status_code == 404:
+            await self._conversations.check(conversation_id, server)
+        return relay
 
     async def _loop(self, conversation_id: UUID) -> Loop:
         """The loop of a conversation, before anything is read of a request that may not be a loop's."""
@@ -171,6 +197,14 @@ def _may_repeat(error: BaseException, request: Request) -> bool:
     if not isinstance(error, NestedError) or error.reason == Reason.NESTED_TIMEOUT:
         return False
     return error.reason == Reason.NESTED_UNREACHABLE or request.method in _IDEMPOTENT
+
+
+def _wanted_id(raw: bytes) -> UUID | None:
+    """The id that a client chose for a fork; a body that can't be read is the nested server's to refuse."""
+    try:
+        return UUID(json.loads(raw)["id"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 def _object(raw: bytes) -> dict[str, Any]:

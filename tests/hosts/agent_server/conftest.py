@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,7 @@ import pytest
 import uvicorn
 from pydantic import BaseModel
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -58,18 +60,28 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
 
 @dataclass
 class Nested:
-    """All nested servers at once, each below a path of its own; ``requests`` is what reached them."""
+    """All nested servers at once, each below a path of its own; ``requests`` is what reached them.
+
+    ``pages`` has what those answer to a search that answer with something else than their conversations, and searches
+    wait for ``may_answer`` with what they found.
+    """
 
     infos: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     bodies: list[Any] = field(default_factory=list)
     frames: list[str] = field(default_factory=list)
     refusal: tuple[int, Any] | None = None
+    answer: Any = None
     sent_chunks: int = 0
+    idle_time: Any = 3600
+    pages: dict[str, bytes] = field(default_factory=dict)
+    searched: asyncio.Event = field(default_factory=asyncio.Event)
+    may_answer: asyncio.Event | None = None
 
     def app(self) -> Starlette:
         one = "/api/conversations/{conversation_id}"
         loop = [
+            Route("/server_info", self.server_info),
             Route("/api/bash/execute_bash_command", self.pwd, methods=["POST"]),
             Route("/api/conversations", self.create, methods=["POST"]),
             Route("/api/conversations/search", self.search),
@@ -87,7 +99,14 @@ class Nested:
     def of(self, request: Request) -> dict[str, dict[str, Any]]:
         self.requests.append(request)
         assert request.headers["x-session-api-key"] == f"nested-{request.path_params['loop']}"
-        return self.infos.setdefault(request.path_params["loop"], {})
+        infos = self.infos.setdefault(request.path_params["loop"], {})
+        wanted = request.path_params.get("conversation_id")
+        if wanted is not None and wanted not in infos:
+            raise HTTPException(404, f"Conversation not found: {wanted}")
+        return infos
+
+    async def server_info(self, request: Request) -> Response:
+        return JSONResponse({"idle_time": self.idle_time})
 
     async def pwd(self, request: Request) -> Response:
         return JSONResponse({"stdout": "/workspace/project\n"})
@@ -96,27 +115,34 @@ class Nested:
         infos, body = self.of(request), await request.json()
         self.bodies.append(body)
         if self.refusal:
-            return JSONResponse({"detail": self.refusal[1]}, self.refusal[0])
+            return JSONResponse(self.answer or {"detail": self.refusal[1]}, self.refusal[0])
         known = body["conversation_id"] in infos
         info = infos.setdefault(body["conversation_id"], new_info(body["conversation_id"]))
         return JSONResponse(info, 200 if known else 201)
 
     async def search(self, request: Request) -> Response:
-        return JSONResponse({"items": list(self.of(request).values()), "next_page_id": None})
+        page = {"items": list(self.of(request).values()), "next_page_id": None}
+        raw = self.pages.get(request.path_params["loop"])
+        self.searched.set()
+        if self.may_answer:
+            await self.may_answer.wait()
+        return JSONResponse(page) if raw is None else Response(raw, media_type="application/json")
 
     async def get(self, request: Request) -> Response:
-        info = self.of(request).get(request.path_params["conversation_id"])
-        return JSONResponse(info or {"detail": "Not Found"}, 200 if info else 404)
+        return JSONResponse(self.of(request)[request.path_params["conversation_id"]])
 
     async def delete(self, request: Request) -> Response:
         return JSONResponse({"success": bool(self.of(request).pop(request.path_params["conversation_id"]))})
 
     async def fork(self, request: Request) -> Response:
+        if self.refusal:
+            return JSONResponse({"detail": self.refusal[1]}, self.refusal[0])
         new = new_info((await request.json())["id"])
         self.of(request)[new["id"]] = new
         return JSONResponse(new, 201)
 
     async def final(self, request: Request) -> Response:
+        self.of(request)
         return JSONResponse({"response": f"done in {request.path_params['loop']}"})
 
     async def upload(self, request: Request) -> Response:
@@ -169,17 +195,26 @@ def new_info(conversation_id: str, **more: Any) -> dict[str, Any]:
 
 @dataclass
 class Strategy:
-    """Loops that are paths of `Nested`; ``starts`` counts how often each was started."""
+    """Loops that are paths of `Nested`; ``starts`` counts how often each was started.
+
+    Starts fail with ``failure``, or the next one with the first of ``failures``. With ``notes``, loops have these, as where another replica made them. To close one waits for ``may_close``.
+    """
 
     base: str
     loops: dict[str, Loop] = field(default_factory=dict)
     starts: list[StartLoop] = field(default_factory=list)
     failure: Exception | None = None
+    failures: list[Exception] = field(default_factory=list)
+    notes: dict[str, str] | None = None
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    may_close: asyncio.Event | None = None
 
     @hookimpl
     def start_loop(self, request: StartLoop) -> Loop:
         if self.failure:
             raise self.failure
+        if self.failures:
+            raise self.failures.pop(0)
         self.starts.append(request)
         key = request.conversation_id
         loop = Loop(
@@ -188,13 +223,16 @@ class Strategy:
             dialect="agent-server",
             url=f"{self.base}/{key}",
             session_key=f"nested-{key}",
-            notes=request.notes,
+            notes=request.notes if self.notes is None else self.notes,
             created_at=utcnow(),
         )
         return self.loops.setdefault(key, loop) if key not in self.loops else self._set(key, loop)
 
     @hookimpl
-    def close_session(self, conversation_id: str, remove: bool) -> Closed:
+    async def close_session(self, conversation_id: str, remove: bool) -> Closed:
+        self.closing.set()
+        if self.may_close:
+            await self.may_close.wait()
         if conversation_id not in self.loops:
             raise LoopNotFound(conversation_id)
         if remove:
@@ -296,13 +334,20 @@ async def open_host(tmp_path) -> AsyncIterator[OpenHost]:
     async with contextlib.AsyncExitStack() as stack:
 
         async def open_one(
-            *, local: bool = False, idle_after: float | None = None, keys: Sequence[str] = (KEY,)
+            *,
+            local: bool = False,
+            idle_after: float | None = None,
+            keys: Sequence[str] = (KEY,),
+            beside: Host | None = None,
+            state_dir: Path = tmp_path,
         ) -> Host:
-            nested = Nested()
-            strategy = Strategy(await stack.enter_async_context(serving(nested.app())))
-            manager = LoopManager.from_plugins(strategy, settings=LoopnestSettings(state_dir=tmp_path))
+            """Open a host, or a replica of the one that it is ``beside``."""
+            nested = beside.nested if beside else Nested()
+            strategy = beside.strategy if beside else Strategy(await stack.enter_async_context(serving(nested.app())))
+            manager = LoopManager.from_plugins(strategy, settings=LoopnestSettings(state_dir=state_dir))
             hooks = {"OH_WEBHOOKS": "[]"}
-            stock = Stock(stock_app(list(keys)), local, idle_after, hooks, _stock_conversations, lambda: False)
+            stored = SimpleNamespace(agent_settings=SimpleNamespace(agent_context=None))
+            stock = Stock(stock_app(list(keys)), local, idle_after, hooks, _stock_conversations, lambda: stored)
             url = await stack.enter_async_context(serving(assemble(stock, manager)))
             headers = {"x-session-api-key": KEY}
             client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))
