@@ -75,13 +75,13 @@ async def test_a_use_through_one_replica_counts_for_the_other(loops, directory):
 
 
 async def test_a_long_use_through_one_replica_is_seen_by_the_other(loops):
-    async with replica(loops, 0.8) as one, replica(loops, 0.8) as two:
+    async with replica(loops, 3) as one, replica(loops, 3) as two:
         await used(two)
         async with one.using("c1"):
-            await asyncio.sleep(2)
+            await asyncio.sleep(4)
             await two.sweep()
             assert await status(loops) is LoopStatus.RUNNING
-        await asyncio.sleep(1)
+        await asyncio.sleep(3.5)
         await two.sweep()
         assert await status(loops) is LoopStatus.STOPPED
 

@@ -532,7 +532,7 @@ async def test_closing_what_never_was_is_not_found(opened):
 
 async def test_a_loop_closed_with_a_failure_is_listed_with_its_reason(opened):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         lost = LoopFailed("The history is lost.", reason=Reason.HISTORY_LOST)
         told = await phases(loops, loops.close_session("c1", ALICE, failure=lost))
         assert told[-1] == ("failed", LoopStatus.FAILED, "history-lost")
@@ -542,9 +542,9 @@ async def test_a_loop_closed_with_a_failure_is_listed_with_its_reason(opened):
 
 async def test_a_loop_closed_with_a_failure_starts_again(opened):
     async with opened(Healthy()) as loops:
-        await loops.start_loop(start())
+        await begin(loops)
         await loops.close_session("c1", ALICE, failure=LoopFailed("Lost.", reason=Reason.HISTORY_LOST))
-        assert (await loops.start_loop(start())).status is LoopStatus.RUNNING
+        assert (await begin(loops)).status is LoopStatus.RUNNING
         assert (await loops.get_loop("c1", ALICE)).reason is None
 
 
