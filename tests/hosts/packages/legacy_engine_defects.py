@@ -142,6 +142,7 @@ class _Mounted:
 
     async def ours(bench: Bench) -> bool:
         spec = _spec()
+        bench.ours._host.users["m"] = "alice"
         await bench.plugin.configure_container(StartLoop(conversation_id="m"), spec)
         source = f"{bench.config.file_store_path}/users/alice/conversations/m"
         return spec.binds == [f"{source}:/w/.openhands/sessions/m:rw"]
