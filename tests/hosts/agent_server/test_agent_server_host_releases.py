@@ -37,6 +37,7 @@ def told(release: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
         "HOME": str(directory),
         "OH_PERSISTENCE_DIR": str(directory / "stores"),
         "OH_SECRET_KEY": "secret",
+        "PYTHONPATH": str(PROGRAM.parent),
     }
     command = [os.environ[variable], str(PROGRAM), str(directory / "stores" / "settings.json")]
     environment = {**inherited(), **own, **TRACES, "OTEL_SERVICE_NAME": "host"}
@@ -78,3 +79,11 @@ def test_settings_that_cant_be_read_are_said_so_and_keep_no_conversation_from_it
 
 def test_traces_go_where_the_docker_mode_of_the_release_sends_them(told, release):
     assert told["variables"] == (TRACES if release == "1.58.0" else {})
+
+
+def test_the_imitation_in_the_other_tests_has_nothing_that_the_release_lacks(told):
+    assert told["lacking"] == []
+
+
+def test_what_an_imitation_has_beyond_the_release_is_found(told, release):
+    assert bool(told["lacking_of_the_newest"]) is (release != "1.58.0")
