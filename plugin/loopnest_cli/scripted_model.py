@@ -36,11 +36,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks: the user's latest words, how many turns were taken since, and the tools on offer."""
+    """What a request asks: the user's latest words, how many turns were taken since, and the tools on offer.
+
+    Attributes:
+        results: what the tools returned since the user's latest words.
+    """
 
     message: str
     turn: int
     tools: frozenset[str]
+    results: tuple[str, ...] = ()
 
 
 Turn = Text | Call
@@ -82,14 +87,16 @@ def _ending(text: str, asked: Asked) -> Turn:
 def understand(body: Mapping[str, Any]) -> Asked:
     """Read a request. Servers add user messages of their own to the user's, so all of them in a row count as one."""
     messages = list(body.get("messages") or [])
-    turn = 0
+    since: list[Mapping[str, Any]] = []
     while messages and messages[-1].get("role") != "user":
-        turn += messages.pop().get("role") == "assistant"
+        since.insert(0, messages.pop())
     words: list[str] = []
     while messages and messages[-1].get("role") == "user":
         words.insert(0, _text(messages.pop().get("content")))
     tools = (tool.get("function", {}).get("name", "") for tool in body.get("tools") or [])
-    return Asked("\n".join(words), turn, frozenset(tools))
+    turn = sum(message.get("role") == "assistant" for message in since)
+    results = tuple(_text(message.get("content")) for message in since if message.get("role") == "tool")
+    return Asked("\n".join(words), turn, frozenset(tools), results)
 
 
 def _text(content: Any) -> str:

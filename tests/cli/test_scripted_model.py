@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from loopnest_cli.scripted_model import Call, ScriptedModel, Text, serve
+from loopnest_cli.scripted_model import Asked, Call, ScriptedModel, Text, Turn, serve
 
 TERMINAL_AND_FINISH = ("terminal", "finish")
 
@@ -61,6 +61,18 @@ def test_after_the_terminal_call_the_model_finishes(model: ScriptedModel) -> Non
 def test_a_new_user_message_starts_the_script_again(model: ScriptedModel) -> None:
     said = [user("run: ls"), ASSISTANT, TOOL, ASSISTANT, TOOL, user("run: pwd")]
     assert call_of(ask(model, *said, tools=TERMINAL_AND_FINISH)) == ("terminal", {"command": "pwd"})
+
+
+def test_a_script_may_depend_on_what_the_tools_returned() -> None:
+    def script(asked: Asked) -> list[Turn]:
+        return [Text("go")] * asked.turn + [Text(f"returned {asked.results}")]
+
+    before = [user("go"), ASSISTANT, TOOL]
+    parts = {**TOOL, "content": [{"type": "text", "text": "in parts"}]}
+    with serve("127.0.0.1", script=script) as model:
+        said = message_of(ask(model, *before, user("go"), ASSISTANT, TOOL, ASSISTANT, parts))
+        assert said["content"] == "returned ('output', 'in parts')"
+        assert message_of(ask(model, *before, user("go")))["content"] == "returned ()"
 
 
 def test_context_that_a_server_adds_beside_the_users_words_does_not_hide_them(model: ScriptedModel) -> None:

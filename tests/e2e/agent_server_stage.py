@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,12 +14,12 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from .. import requirements
 from ..ports import free_port
 from ..processes import inherited
-from .conftest import missing
 
 KEY = "outer-key"
-PYTHON = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
+NEWEST = "1.58.0"
 #: Seconds for what needs a container to boot on a busy machine.
 PATIENCE = 600.0
 
@@ -39,7 +38,7 @@ class Outer:
 
     async def start(self, **variables: str) -> None:
         command = (self._python, "-m", "uvicorn", "loopnest_openhands.agent_server:app", "--factory")
-        environment = {**inherited(), **self._environment, **variables}
+        environment = {**inherited(self._directory), **self._environment, **variables}
         with self.log.open("a") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *command, "--port", str(self._port), env=environment, cwd=self._directory, stdout=output, stderr=output
@@ -65,21 +64,13 @@ class Outer:
 
 @contextlib.asynccontextmanager
 async def open_outer(version: str, environment: dict[str, str], directory: Path) -> AsyncIterator[Outer]:
-    outer = Outer(python_of(version), directory, environment)
+    outer = Outer(requirements.server(f"agent-server-{version}"), directory, environment)
     await outer.start()
     try:
         yield outer
     finally:
         await outer.end()
         await outer.client.aclose()
-
-
-def python_of(version: str) -> str:
-    """An interpreter that has the agent server, and loopnest."""
-    variable = PYTHON + version
-    if variable not in os.environ:
-        missing(f"{variable} is not set", "'.ci/servers' makes such an interpreter")
-    return os.environ[variable]
 
 
 def environment_of(namespace: str, directory: Path) -> dict[str, str]:

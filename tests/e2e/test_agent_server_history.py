@@ -11,7 +11,7 @@ import pytest
 
 from loopnest import LoopStatus
 
-from .agent_server_stage import Outer, body, created, environment_of, message, open_outer, until
+from .agent_server_stage import NEWEST, Outer, body, created, environment_of, message, open_outer, until
 
 #: Seconds without use after which loops stop.
 IDLE = 6
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(1800)
 async def outer(namespace, agent_server_image, tmp_path) -> AsyncIterator[Outer]:
     environment = environment_of(namespace, tmp_path)
     environment |= {"OH_CONVERSATION_IDLE_TTL_SECONDS": str(IDLE), "LOG_JSON": "true"}  # one line a message
-    async with open_outer("", environment, tmp_path) as opened:
+    async with open_outer(NEWEST, environment, tmp_path) as opened:
         yield opened
 
 

@@ -21,9 +21,11 @@ import pytest_asyncio
 from loopnest_cli import scripted_model
 from loopnest_docker import naming
 
+from .. import requirements
 from ..namespaces import gateway, own_namespace
 from .agent_server_stage import (
     KEY,
+    NEWEST,
     PATIENCE,
     Outer,
     body,
@@ -31,7 +33,6 @@ from .agent_server_stage import (
     environment_of,
     message,
     open_outer,
-    python_of,
     session,
     until,
 )
@@ -93,7 +94,7 @@ def environment(namespace, surroundings, agent_server_image, tmp_path_factory) -
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_outer(environment, tmp_path_factory) -> AsyncIterator[Outer]:
-    async with open_outer("", environment, tmp_path_factory.mktemp("log")) as outer:
+    async with open_outer(NEWEST, environment, tmp_path_factory.mktemp("log")) as outer:
         yield outer
 
 
@@ -151,20 +152,20 @@ async def test_a_conversation_from_its_creation_to_its_end(outer, model, contain
 
 
 async def test_the_sdks_remote_client_runs_a_conversation_as_it_is(outer, model):
-    await _run_sdk_client(python_of(""), outer, model)
+    await _run_sdk_client(NEWEST, outer, model)
 
 
-@pytest.mark.parametrize("version", ["1.54", "1.49"])
+@pytest.mark.parametrize("version", ["1.54.0", "1.49.0"])
 async def test_so_it_does_with_older_versions_and_those_say_that_the_image_is_newer(
     namespace, surroundings, agent_server_image, model, version, tmp_path
 ):
-    suffix = "_" + version.replace(".", "_")
-    async with open_outer(suffix, _environment(namespace, surroundings, tmp_path), tmp_path) as outer:
-        await _run_sdk_client(python_of(suffix), outer, model)
-        assert f"the host beside loopnest was made for {version}." in outer.log.read_text()
+    async with open_outer(version, _environment(namespace, surroundings, tmp_path), tmp_path) as outer:
+        await _run_sdk_client(version, outer, model)
+        assert f"the host beside loopnest was made for {version}" in outer.log.read_text()
 
 
-async def _run_sdk_client(python: str, outer: Outer, model: scripted_model.ScriptedModel) -> None:
+async def _run_sdk_client(version: str, outer: Outer, model: scripted_model.ScriptedModel) -> None:
+    python = requirements.server(f"agent-server-{version}")
     environment = {**os.environ, "SESSION_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     client = await asyncio.create_subprocess_exec(
         *(python, str(SDK_CLIENT), outer.url, model.url, "run: echo hello-$((6*7)) $TOKEN"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .agent_server_stage import PATIENCE, created, environment_of, open_outer, session, until
+from .agent_server_stage import NEWEST, PATIENCE, created, environment_of, open_outer, session, until
 
 #: Seconds without use after which loops stop.
 IDLE = 8
@@ -31,7 +31,10 @@ def is_running(containers) -> Callable[[], bool]:
 
 async def test_a_socket_through_one_replica_stays_open_while_the_other_looks(environment, is_running, tmp_path):
     (tmp_path / "two").mkdir()
-    async with open_outer("", environment, tmp_path) as one, open_outer("", environment, tmp_path / "two") as two:
+    async with (
+        open_outer(NEWEST, environment, tmp_path) as one,
+        open_outer(NEWEST, environment, tmp_path / "two") as two,
+    ):
         path = await created(one, MODEL)
         async with session(two, path, after=-1) as frames:
             assert json.loads(await asyncio.wait_for(frames.recv(), PATIENCE))
@@ -48,7 +51,7 @@ async def test_commands_through_one_replica_keep_the_loop_from_one_elsewhere(env
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     apart = environment | {"LOOPNEST_STATE_DIR": str(elsewhere / "state")}
-    async with open_outer("", environment, tmp_path) as one, open_outer("", apart, elsewhere) as two:
+    async with open_outer(NEWEST, environment, tmp_path) as one, open_outer(NEWEST, apart, elsewhere) as two:
         path = await created(one, MODEL)
         for _ in range(5 * IDLE):
             ran = await one.client.post(f"{path}/bash/execute_bash_command", json={"command": "true", "timeout": 9})

@@ -31,7 +31,7 @@ from loopnest_docker.engine import Engine
 from loopnest_docker.settings import Engine as EngineSettings
 
 from ..own_engine import own_engine
-from .conftest import missing
+from ..requirements import missing
 
 ALL = LoopQuery(user_id=EVERYONE)
 HOST = Path(__file__).with_name("host_process.py")

@@ -8,14 +8,15 @@ from typing import Any
 from loopnest import EVERYONE, LoopManager, LoopnestSettings, LoopQuery
 from loopnest_openhands.app_server import loops as module
 from loopnest_openhands.app_server.loops import Loops
+from loopnest_openhands.app_server.versions import Versions
 
 from .test_app_server_session_keys import Many
 
 
-class Broken:
+class Broken(Versions):
     """Looks at versions, and fails at each."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # without the agent server, whose version it would ask for
         self.looked = asyncio.Event()
 
     async def look(self, loop: Any) -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from uuid import UUID
 
 import httpx
 import pytest
 import uvicorn
-from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -36,8 +34,10 @@ from loopnest import (
     hookimpl,
 )
 from loopnest.models import utcnow
+from loopnest_openhands.agent_server import upstream
 from loopnest_openhands.agent_server.application import assemble
-from loopnest_openhands.agent_server.upstream import Stock
+
+from ..packages.agent_server_imitation import NEWEST, AgentServer
 
 KEY = "outer-key"
 CHUNK = b"x" * 65536
@@ -197,7 +197,8 @@ def new_info(conversation_id: str, **more: Any) -> dict[str, Any]:
 class Strategy:
     """Loops that are paths of `Nested`; ``starts`` counts how often each was started.
 
-    Starts fail with ``failure``, or the next one with the first of ``failures``. With ``notes``, loops have these, as where another replica made them. To close one waits for ``may_close``.
+    Starts fail with ``failure``, or the next one with the first of ``failures``. With ``notes``, loops have
+    these, as where another replica made them. Closing one waits for ``may_close``.
     """
 
     base: str
@@ -271,83 +272,44 @@ class Host:
         return await self.client.post("/api/conversations", json={"conversation_id": conversation_id, **more})
 
 
-class Config:
-    """As much of the agent server's configuration as the host reads."""
-
-    def __init__(self, keys: list[str]) -> None:
-        self.session_api_keys = keys
-
-
-class StartRequest(BaseModel):
-    """As much of the agent server's as the host reads."""
-
-    conversation_id: UUID | None = None
-
-
-def _stock_conversations(request: Request) -> Any:
-    """The stock application's conversation service, which knows none."""
-
-    async def none(conversation_id: UUID) -> None:
-        return None
-
-    return SimpleNamespace(get_event_service=none)
-
-
-def stock_app(keys: list[str]) -> Starlette:
-    async def other(request: Request) -> Response:
-        return JSONResponse({"stock": request.url.path})
-
-    async def search(request: Request) -> Response:
-        assert request.headers["x-session-api-key"] == KEY
-        return JSONResponse({"items": [new_info("0" * 8 + "-0000-4000-8000-" + "0" * 12)], "next_page_id": None})
-
-    async def create(request: Request) -> Response:
-        return JSONResponse({"local": await request.json()}, 201)
-
-    async def gateway(request: Request) -> Response:
-        """As upstream's: it starts a conversation with what its dependency gives."""
-        service = app.dependency_overrides[_stock_conversations](request)
-        body = await request.json()
-        known = await service.get_event_service(UUID(body["conversation_id"]))
-        if known is None:
-            info, _ = await service.start_conversation(StartRequest.model_validate(body))
-            return JSONResponse({"started": str(info.id)})
-        return JSONResponse({"said": await known.get_agent_final_response()})
-
-    routes = [
-        Route("/v1/chat/completions", gateway, methods=["POST"]),
-        Route("/api/conversations/search", search),
-        Route("/api/conversations", create, methods=["POST"]),
-        Route("/{path:path}", other, methods=["GET", "POST", "DELETE"]),
-    ]
-    app = Starlette(routes=routes)
-    app.dependency_overrides = {}  # as FastAPI has it
-    app.state.config = Config(keys)
-    return app
-
-
 OpenHost = Callable[..., Awaitable[Host]]
 
 
 @pytest.fixture
-async def open_host(tmp_path) -> AsyncIterator[OpenHost]:
+def install(monkeypatch) -> Callable[..., AgentServer]:
+    """Install the imitation of a release of the agent server, which no variable of the environment configures."""
+    monkeypatch.delenv("OH_CONVERSATION_RUNTIME_SELECTABLE", raising=False)
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "")  # so that what is set is undone
+    monkeypatch.delenv("LITELLM_LOCAL_MODEL_COST_MAP")
+
+    def one(release: str = NEWEST) -> AgentServer:
+        server = AgentServer(release)
+        monkeypatch.setattr(upstream, "version", lambda name: release)
+        for name, module in server.modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        return server
+
+    return one
+
+
+@pytest.fixture
+def agent_server(install) -> AgentServer:
+    server: AgentServer = install()
+    return server
+
+
+@pytest.fixture
+async def open_host(tmp_path, agent_server) -> AsyncIterator[OpenHost]:
+    """Open a host; keywords change the agent server's configuration."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def open_one(
-            *,
-            local: bool = False,
-            idle_after: float | None = None,
-            keys: Sequence[str] = (KEY,),
-            beside: Host | None = None,
-            state_dir: Path = tmp_path,
-        ) -> Host:
+        async def open_one(*, beside: Host | None = None, state_dir: Path = tmp_path, **configured: Any) -> Host:
             """Open a host, or a replica of the one that it is ``beside``."""
             nested = beside.nested if beside else Nested()
             strategy = beside.strategy if beside else Strategy(await stack.enter_async_context(serving(nested.app())))
             manager = LoopManager.from_plugins(strategy, settings=LoopnestSettings(state_dir=state_dir))
-            hooks = {"OH_WEBHOOKS": "[]"}
-            stored = SimpleNamespace(agent_settings=SimpleNamespace(agent_context=None))
-            stock = Stock(stock_app(list(keys)), local, idle_after, hooks, _stock_conversations, lambda: stored)
+            config = agent_server.config(session_api_keys=[KEY], conversation_idle_ttl_seconds=None)
+            stock = upstream.load(config.model_copy(update=configured))
             url = await stack.enter_async_context(serving(assemble(stock, manager)))
             headers = {"x-session-api-key": KEY}
             client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))

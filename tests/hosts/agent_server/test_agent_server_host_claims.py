@@ -104,7 +104,7 @@ async def test_a_fork_of_another_conversation_stays_where_it_is(host):
 
 
 async def test_a_local_conversation_stays_local(open_host):
-    host = await open_host(local=True)
+    host = await open_host(conversation_runtime_selectable=True)
     await host.create(ONE)
     claim(host, LOCAL)
     assert "title" not in (await items(host))[LOCAL]
@@ -227,7 +227,7 @@ async def test_a_malformed_listing_leaves_the_others_alone(host, page):
 
 @pytest.mark.parametrize("idle_time", ["7", None, [], {}])
 async def test_a_malformed_idle_time_does_not_end_the_sweeps(open_host, idle_time):
-    host = await open_host(idle_after=0.5)
+    host = await open_host(conversation_idle_ttl_seconds=0.5)
     await host.create(ONE)
     await host.create(TWO)
     host.nested.idle_time = idle_time

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
+from starlette.applications import Starlette
 from typer.testing import CliRunner
 
-from loopnest import ConfigurationError
+from loopnest import ConfigurationError, LoopManager
 from loopnest_cli import serve
 from loopnest_cli.app import app
+from loopnest_openhands.agent_server import application
+from loopnest_openhands.agent_server.upstream import Stock
 
 
 @pytest.fixture
-def served(monkeypatch, tmp_path) -> list[dict[str, Any]]:
-    """What was served instead of a real server."""
+def served(monkeypatch, agent_server, tmp_path) -> list[dict[str, Any]]:
+    """The loops that would be served, and how."""
     calls: list[dict[str, Any]] = []
-    module = SimpleNamespace(build=lambda loops: loops, run=lambda built, **how: calls.append({"app": built, **how}))
-    monkeypatch.setattr(serve, "_imported", lambda name: module)
+    assemble = application.assemble
+
+    def assembled(stock: Stock, loops: LoopManager) -> Starlette:
+        calls.append({"loops": loops})
+        return assemble(stock, loops)
+
+    monkeypatch.setattr(application, "assemble", assembled)
+    monkeypatch.setattr(uvicorn, "run", lambda app, **how: calls[-1].update(how))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OH_INTERNAL_SERVER_URL", "")
     monkeypatch.delenv("OH_INTERNAL_SERVER_URL")
@@ -30,7 +39,7 @@ def test_it_serves_the_selected_strategy_on_loopback(served):
     done = CliRunner().invoke(app, ["--strategy", "process", "serve", "agent-server", "--port", "8123"])
     assert done.exit_code == 0, done.output
     assert (served[0]["host"], served[0]["port"]) == ("127.0.0.1", 8123)
-    assert served[0]["app"].settings.strategy == "process"
+    assert served[0]["loops"].settings.strategy == "process"
     assert "http://127.0.0.1:8123" in done.stderr
     assert "warning" not in done.stderr
 

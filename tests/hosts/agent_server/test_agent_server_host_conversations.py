@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 
 import pytest
 
 from loopnest import LoopFailed, LoopStatus, QuotaExceeded, Reason
+
+from ..packages.agent_server_imitation import REMEMBERING, WebhookSpec
 
 ONE, TWO = str(uuid.uuid4()), str(uuid.uuid4())
 
@@ -189,9 +192,19 @@ async def test_a_lost_catalog_is_filled_again_by_the_nested_servers(host, tmp_pa
     assert (await host.client.get(f"/api/conversations/{TWO}")).status_code == 200
 
 
-async def test_webhooks_of_the_host_are_given_to_its_nested_servers(host):
+async def test_webhooks_of_the_host_are_given_to_its_nested_servers(open_host):
+    host = await open_host(webhooks=[WebhookSpec(base_url="http://hooks")])
     await host.create(ONE)
-    assert host.strategy.starts[0].environment["OH_WEBHOOKS"].get_secret_value() == "[]"
+    variable = host.strategy.starts[0].environment["OH_WEBHOOKS"].get_secret_value()
+    assert json.loads(variable) == [{"base_url": "http://hooks"}]
+
+
+async def test_stored_settings_give_the_agent_of_a_loop_a_memory(host, agent_server):
+    await host.create(ONE, agent={"agent_context": {}})
+    agent_server.store(REMEMBERING)
+    await host.create(TWO, agent={"agent_context": {}})
+    contexts = [body["agent"]["agent_context"] for body in host.nested.bodies]
+    assert contexts == [{}, {"current_datetime": None, "load_memory": True}]
 
 
 async def test_what_is_no_conversations_business_is_the_stock_applications(host):
@@ -218,7 +231,7 @@ async def test_without_permission_there_are_no_local_conversations(host):
 
 
 async def test_local_conversations_live_beside_loops_where_the_configuration_allows_it(open_host):
-    host = await open_host(local=True)
+    host = await open_host(conversation_runtime_selectable=True)
     asked = {"conversation_id": ONE, "conversation_runtime": "local"}
     assert (await host.create(ONE, conversation_runtime="local")).json() == {"local": asked}
     assert not host.strategy.loops

@@ -17,7 +17,7 @@ PATH = f"/api/conversations/{ONE}"
 @pytest.fixture
 async def host(open_host):
     """A host that stops loops after half a second without use."""
-    opened = await open_host(idle_after=0.5)
+    opened = await open_host(conversation_idle_ttl_seconds=0.5)
     await opened.create(ONE)
     return opened
 

@@ -145,6 +145,6 @@ async def test_the_workspace_cookie_opens_files_of_the_workspace_only(host):
 
 
 async def test_a_server_without_keys_asks_for_none(open_host):
-    open_to_all = await open_host(keys=())
+    open_to_all = await open_host(session_api_keys=[])
     async with httpx.AsyncClient(base_url=open_to_all.url) as anybody:
         assert (await anybody.get("/api/conversations/count")).json() == 0

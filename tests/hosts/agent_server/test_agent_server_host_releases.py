@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ...e2e.conftest import missing
+from ... import requirements
 from ...processes import inherited
 
 PROGRAM = Path(__file__).parents[1] / "packages" / "agent_server_stores.py"
-VARIABLE = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
 LAUNCHED = "OH_RUNTIME_LAUNCHED_PROFILE"
-RELEASES = {"1.58.0": "", "1.54.0": "_1_54", "1.49.0": "_1_49"}
+RELEASES = ("1.58.0", "1.54.0", "1.49.0")
 TRACES = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=token"}
 
 
-@pytest.fixture(scope="module", params=list(RELEASES))
+@pytest.fixture(scope="module", params=RELEASES)
 def release(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def told(release: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    variable = VARIABLE + RELEASES[release]
-    if variable not in os.environ:
-        what = f"{variable} names no interpreter with openhands-agent-server {release} and loopnest"
-        missing(what, f"'.ci/servers' makes one, named agent-server-{release}")
     directory = tmp_path_factory.mktemp("host")
     own = {
         "COLUMNS": "1000",
-        "HOME": str(directory),
         "OH_PERSISTENCE_DIR": str(directory / "stores"),
         "OH_SECRET_KEY": "secret",
+        "PYTHONPATH": str(PROGRAM.parent),
     }
-    command = [os.environ[variable], str(PROGRAM), str(directory / "stores" / "settings.json")]
-    environment = {**inherited(), **own, **TRACES, "OTEL_SERVICE_NAME": "host"}
+    python = requirements.server(f"agent-server-{release}")
+    command = [python, str(PROGRAM), str(directory / "stores" / "settings.json")]
+    environment = {**inherited(directory), **own, **TRACES, "OTEL_SERVICE_NAME": "host"}
     ran = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     answer: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
@@ -78,3 +73,11 @@ def test_settings_that_cant_be_read_are_said_so_and_keep_no_conversation_from_it
 
 def test_traces_go_where_the_docker_mode_of_the_release_sends_them(told, release):
     assert told["variables"] == (TRACES if release == "1.58.0" else {})
+
+
+def test_the_imitation_in_the_other_tests_has_nothing_that_the_release_lacks(told):
+    assert told["lacking"] == []
+
+
+def test_what_an_imitation_has_beyond_the_release_is_found(told, release):
+    assert bool(told["lacking_of_the_newest"]) is (release != "1.58.0")

@@ -21,7 +21,7 @@ IDLE = 1.0
 
 @pytest.fixture
 async def host(open_host):
-    opened = await open_host(idle_after=IDLE)
+    opened = await open_host(conversation_idle_ttl_seconds=IDLE)
     await opened.create(ONE)
     return opened
 
@@ -41,7 +41,7 @@ async def is_stopped(host: Any) -> None:
 
 
 async def test_a_socket_through_one_replica_keeps_the_loop_from_the_other(host, open_host):
-    replica = await open_host(idle_after=IDLE, beside=host)
+    replica = await open_host(conversation_idle_ttl_seconds=IDLE, beside=host)
     async with socket(replica) as one:
         assert json.loads(await one.recv())["path"].endswith(ONE)
         await asyncio.sleep(4 * IDLE)
@@ -52,7 +52,7 @@ async def test_a_socket_through_one_replica_keeps_the_loop_from_the_other(host, 
 
 
 async def test_a_request_through_one_replica_wakes_the_loop_that_another_is_stopping(host, open_host):
-    replica = await open_host(beside=host, idle_after=60)
+    replica = await open_host(beside=host, conversation_idle_ttl_seconds=60)
     host.strategy.closing.clear()
     host.strategy.may_close = asyncio.Event()
     await host.strategy.closing.wait()
@@ -82,10 +82,10 @@ async def test_a_start_that_meets_a_stop_from_elsewhere_is_tried_again(host, exi
 
 
 async def test_what_a_nested_server_did_for_a_host_elsewhere_counts(open_host, tmp_path):
-    host = await open_host(idle_after=60)
+    host = await open_host(conversation_idle_ttl_seconds=60)
     await host.create(ONE)
     host.nested.idle_time = 0
-    await open_host(idle_after=IDLE, beside=host, state_dir=tmp_path / "elsewhere")
+    await open_host(conversation_idle_ttl_seconds=IDLE, beside=host, state_dir=tmp_path / "elsewhere")
     await asyncio.sleep(4 * IDLE)
     assert status(host) is LoopStatus.RUNNING
     host.nested.idle_time = 3600
@@ -96,7 +96,7 @@ async def test_a_host_that_can_not_write_goes_by_what_it_saw_itself(open_host, t
     blocked = tmp_path / "default" / "uses"
     blocked.parent.mkdir()
     blocked.write_text("in the way")
-    host = await open_host(idle_after=IDLE)
+    host = await open_host(conversation_idle_ttl_seconds=IDLE)
     await host.create(ONE)
     async with socket(host) as one:
         await one.recv()

@@ -1,13 +1,18 @@
-"""Resolves start requests by the stores of the agent server installed here, and prints what came of it as JSON."""
+"""Resolves start requests by the stores of the agent server installed here, and prints what came of it as JSON.
+
+Prints too what the imitations of this release and of the newest have that this one lacks.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from agent_server_comparison import differences
 from starlette.testclient import TestClient
 
 from loopnest_openhands.agent_server import launch, upstream
@@ -42,6 +47,8 @@ def main(settings: Path) -> None:
     settings.unlink()
     settings.mkdir()
     told["unreadable"] = resolved(stock, profile_id)
+    told["lacking"] = differences(version("openhands-agent-server"))
+    told["lacking_of_the_newest"] = differences(upstream.TESTED[-1])
     print(json.dumps(told))
 
 

@@ -21,10 +21,16 @@ from openhands.server.config.server_config import ServerConfig
 from openhands.server.conversation_manager.docker_nested_conversation_manager import DockerNestedConversationManager
 from openhands.server.session.conversation_init_data import ConversationInitData
 from openhands.storage import get_file_store
+from pluggy import HookRelay
 from pretend_v0 import PretendV0, Stub
 from pydantic import SecretStr
 
 import docker
+from loopnest import HostContext, StartLoop
+from loopnest_docker.container import ContainerSpec, new_spec
+from loopnest_docker.image import Image
+from loopnest_docker.settings import DockerSettings
+from loopnest_nested.dialects import get_dialect
 from loopnest_openhands import ConversationManager
 from loopnest_openhands.legacy import build, users
 from loopnest_openhands.legacy.host import Host
@@ -105,7 +111,7 @@ class Bench:
     """One manager of each kind. Upstream's uses `engine` by the docker SDK's own objects."""
 
     def __init__(self, directory: Path) -> None:
-        store = str(directory)
+        self.directory, store = directory, str(directory)
         self.sio = Sio()
         self.config = OpenHandsConfig(
             file_store="local", file_store_path=store, jwt_secret=SecretStr("s"), max_concurrent_conversations=2
@@ -162,6 +168,18 @@ class Bench:
         place = f"users/{user}/conversations" if user else "sessions"
         self.files.write(f"{place}/{sid}/events/{number}.json", json.dumps(event))
         return event
+
+
+def new_context(directory: Path) -> HostContext:
+    """What the Docker strategy is told of its host."""
+    return HostContext("docker", "tests", SecretStr("s"), directory, lambda change: None, HookRelay())
+
+
+def new_container(request: StartLoop) -> ContainerSpec:
+    """The container of a loop, before plugins change it."""
+    settings, image = DockerSettings(data="/w/.openhands"), Image("image", "sha256:image", (), {})
+    dialect = get_dialect("openhands-v0")
+    return new_spec(settings, dialect, request, image=image, network="network", owner="owner")
 
 
 def init(**more: Any) -> Any:

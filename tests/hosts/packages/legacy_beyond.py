@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
 from typing import Any
 
 import socketio
 import uvicorn
 from fastapi import HTTPException
-from legacy_bench import Bench, check, init, until
+from legacy_bench import Bench, check, init, new_container, new_context, until
 
 from loopnest import StartLoop
 from loopnest_openhands.legacy import sandbox
@@ -52,10 +51,9 @@ class _LeftAlone:
     async def ours(bench: Bench) -> bool:
         bench.container("old")
         found = await bench.ours.get_running_agent_loops()
-        context: Any = SimpleNamespace(strategy="docker")
         plugins = [HostPlugin(HostSettings(upstream_containers=wanted)) for wanted in (True, False)]
         for plugin in plugins:
-            plugin.open_strategy(context)
+            plugin.open_strategy(new_context(bench.directory))
         looks = [plugin._upstream is not None for plugin in plugins]
         await plugins[0].close_strategy()
         return found == {"old"} and looks == [True, False]
@@ -65,8 +63,9 @@ class _LeftAlone:
 class _Elsewhere:
     async def ours(bench: Bench) -> bool:
         bench.config.file_store = "memory"
-        spec = SimpleNamespace(environment={}, binds=[], labels={}, user="", host_config={})
-        await bench.plugin.configure_container(StartLoop(conversation_id="e"), spec)
+        request = StartLoop(conversation_id="e")
+        spec = new_container(request)
+        await bench.plugin.configure_container(request, spec)
         return spec.binds == []
 
 
@@ -79,14 +78,14 @@ class _Sandbox:
         table.runtime_container_image = "our-image:1"
         table.volumes, table.enable_gpu = "/data:/data:ro, /work:/work", True
         table.docker_runtime_kwargs = {"shm_size": "1g", "environment": {"A": "b"}, "name": "no"}
-        spec = SimpleNamespace(environment={}, binds=[], labels={}, user="", host_config={}, gpus=None)
+        spec = new_container(StartLoop(conversation_id="s"))
         sandbox.apply(table, spec)
         return (
             defaults["url_template"] == "http://10.0.0.9:{port}"
             and defaults["build"] == {"base_image": "our-base:1"}
             and sandbox.docker_defaults(table)["image"] == "our-image:1"
             and spec.binds == ["/data:/data:ro", "/work:/work:rw"]
-            and (spec.gpus, spec.environment, spec.host_config["ShmSize"]) == (-1, {"A": "b"}, 2**30)
+            and (spec.gpus, spec.environment["A"], spec.host_config["ShmSize"]) == (-1, "b", 2**30)
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from docker.errors import APIError, NotFound
-from legacy_bench import Bench, check, init, open_descriptors, until
+from legacy_bench import Bench, check, init, new_container, open_descriptors, until
 from openhands.runtime.impl.docker import docker_runtime
 
 from loopnest import StartLoop
@@ -127,7 +127,7 @@ class _Inspected:
         bench.config.sandbox.runtime_startup_env_vars = {"PASSWORD": "hidden"}
         await bench.start("k")
         [request] = bench.strategy.requests
-        spec = _spec()
+        spec = new_container(request)
         await bench.plugin.configure_container(request, spec)
         return request.environment["PASSWORD"].get_secret_value() == "hidden" and "hidden" not in f"{request} {spec}"
 
@@ -141,9 +141,10 @@ class _Mounted:
         return targets.get(source, "").rstrip("/") == "/root/.openhands/sessions/m"
 
     async def ours(bench: Bench) -> bool:
-        spec = _spec()
+        request = StartLoop(conversation_id="m")
+        spec = new_container(request)
         bench.ours._host.users["m"] = "alice"
-        await bench.plugin.configure_container(StartLoop(conversation_id="m"), spec)
+        await bench.plugin.configure_container(request, spec)
         source = f"{bench.config.file_store_path}/users/alice/conversations/m"
         return spec.binds == [f"{source}:/w/.openhands/sessions/m:rw"]
 
@@ -173,12 +174,6 @@ class _Leaks:
 
 def _told(bench: Bench) -> list[str]:
     return [path for path, _ in bench.stub.told]
-
-
-def _spec() -> Any:
-    return SimpleNamespace(
-        environment={"FILE_STORE_PATH": "/w/.openhands"}, binds=[], labels={}, user="", host_config={}
-    )
 
 
 def _no_new_container(bench: Bench) -> Any:
