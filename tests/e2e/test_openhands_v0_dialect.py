@@ -18,6 +18,8 @@ from loopnest_docker.settings import DockerSettings
 from loopnest_nested.client import NestedServer, new_http_client
 from loopnest_nested.dialects import get_dialect
 
+from . import planted
+
 #: Seconds from a request until its last event: a boot of the server, and of its action server, on a busy machine.
 PATIENCE = 420
 Wait = Callable[[list[dict[str, Any]]], bool]
@@ -123,6 +125,17 @@ async def test_an_agent_works_and_comes_back_with_its_history_workspace_and_secr
     assert outputs(events).count("six times seven is 42") == 2, story(events)
     assert said(events) == [f"run: {commands}", "run: cat note.txt"]
     assert {seen.api_key for seen in model.requests} == {"sk-scripted"}
+
+
+async def test_a_loop_comes_back_whatever_its_agent_wrote(manager, model):
+    loop = await manager.start_loop(request(model, f"run: {planted.command(DockerSettings().data)}"))
+    planting = await until(loop, finished(1))
+    assert (await manager.close_session("c1", "alice")).graceful
+
+    back = await manager.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
+    await manager.send_event("c1", Message(text=f"run: {planted.LOOK}"), "alice")
+    events = await until(back, finished(2))
+    assert outputs(events[len(planting) :]).splitlines() == planted.SEEN
 
 
 async def test_fifty_events_at_once_all_arrive_in_order_and_none_is_refused(manager, model):
