@@ -210,7 +210,7 @@ async def _workspace(server: NestedServer, body: Mapping[str, Any]) -> dict[str,
 
 
 async def _directory(server: NestedServer) -> str:
-    answer: Any = await server.request(
-        "POST", "/api/bash/execute_bash_command", json={"command": "pwd", "timeout": 10}, timeout=15
-    )
+    """Where the loop's agents work, as its strategy set it; not where its server runs."""
+    command = {"command": 'echo "${OH_WORKSPACE_PATH:-$PWD}"', "timeout": 10}
+    answer: Any = await server.request("POST", "/api/bash/execute_bash_command", json=command, timeout=15)
     return str(answer["stdout"]).strip()
