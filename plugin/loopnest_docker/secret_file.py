@@ -3,6 +3,8 @@
 What the nested server's process must know and nobody else may see is no part of the container's configuration, which
 anybody who may ask the engine can read: it is copied into the container before each start as a file, which the
 entry point reads and removes.
+
+The file also changes the working directory, as that reaches containers of earlier releases at their next start, too.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from pydantic import SecretStr
 
 _DIRECTORY: Final = "run/loopnest"
 _FILE: Final = "env"
+#: The nested server runs where its agent can't write. It would import modules from its working directory, and read
+#: ``.env``, ``config.toml`` and others there; many projects have files of these names.
+_WORKING_DIRECTORY: Final = "/"
 _SCRIPT: Final = (
     f'f=/{_DIRECTORY}/{_FILE}; [ -r "$f" ] || '
     '{ echo "loopnest: started without its keys; start it through loopnest" >&2; exit 78; }; '
@@ -27,12 +32,12 @@ ENTRY_POINT: Final = ["/bin/sh", "-c", _SCRIPT, "loopnest"]
 
 
 def secret_archive(variables: Mapping[str, SecretStr]) -> bytes:
-    """The file of secret variables as a tar archive, to be unpacked at the container's root.
+    """The file of secret variables, and of where the server runs, as a tar archive for the container's root.
 
     Any user may read and remove it, as the image's user is not known here; it is gone before anything else runs.
     """
     lines = [f"export {name}={shlex.quote(value.get_secret_value())}\n" for name, value in variables.items()]
-    content = "".join(lines).encode()
+    content = "".join([*lines, f"cd {_WORKING_DIRECTORY}\n"]).encode()
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         directory = tarfile.TarInfo(_DIRECTORY)

@@ -94,7 +94,7 @@ class DockerSettings(Table):
         image: None means the image that is built from the packaged Dockerfile.
         image_source: ``build`` from the packaged Dockerfile, or ``pull`` from a registry.
         pull_policy: pull (or build) when the image is ``missing``, ``always``, or ``never``.
-        command: instead of the image's own; it must listen on all addresses of the container.
+        command: instead of the image's own; it is run in ``/``, and must listen on all addresses of the container.
         port: the nested server's port inside the container.
         extra_ports: further ports inside that are published, for servers that the agent starts.
         workspace: the agent's directory inside the container; ``data`` the nested server's own.

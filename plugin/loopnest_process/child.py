@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,15 @@ class Run:
     def log(self) -> Path:
         """What the server printed, of this run only."""
         return self.directory / "log"
+
+    @property
+    def cwd(self) -> Path:
+        """Where the server runs: a directory of its own, with nothing in it.
+
+        Not where its agent works: it would import modules from there, and read ``.env``, ``config.toml`` and others;
+        many projects have files of these names.
+        """
+        return self._file("cwd")
 
     def spawn(self, command: Sequence[str], environment: Mapping[str, str], cwd: str) -> None:
         """Start ``command``; its log is readable by this user only, and begins anew.
@@ -138,6 +148,7 @@ class Run:
         """Remove the files of a run that has ended, but not its log."""
         for kind in ("pid", "exit", "fresh", "lock"):
             self._file(kind).unlink(missing_ok=True)
+        shutil.rmtree(self.cwd, ignore_errors=True)
 
     def _servers(self) -> list[psutil.Process]:
         pid = self._number("pid") if self.alive() else None

@@ -21,6 +21,10 @@ _SERVERS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 }
 #: The oldest Python that the nested server runs on.
 _OLDEST: Final = (3, 12)
+#: Without the user's site-packages, where agents install what they need: no other release of a package, and no ``.pth``
+#: file or ``usercustomize`` of theirs, is for the nested server. By a flag and not a variable, which the agents' own
+#: programs would inherit. ``-I`` would ignore the variables that operators set, too.
+ISOLATED: Final = ("-s",)
 _DONE: Final = ".loopnest-complete"
 Tell = Callable[[str, str], None]
 
@@ -80,7 +84,7 @@ class ServerPython:
     async def _has_server(self, python: Path) -> bool:
         probe = f"import importlib.util as u, sys; sys.exit(u.find_spec({self._module!r}) is None)"
         try:
-            return (await _run(str(python), "-c", probe, environment=self._settings.environment))[0] == 0
+            return (await _run(str(python), *ISOLATED, "-c", probe, environment=self._settings.environment))[0] == 0
         except OSError:
             return False
 

@@ -28,8 +28,9 @@ class ProcessSettings(BaseModel):
 
     Attributes:
         dialect: the kind of nested server.
-        python: an interpreter that has the nested server installed; None means the host's own where that has it, else
-            one in a virtual environment below ``cache_dir``, made at the first start (needs ``uv``).
+        python: an interpreter that has the nested server installed (the user's site-packages do not count); None means
+            the host's own where that has it, else one in a virtual environment below ``cache_dir``, made at the first
+            start (needs ``uv``).
         version: of the nested server in that virtual environment.
         cache_dir: where that virtual environment is kept; hosts may share it.
         workspaces: the directory of the agents' working directories; None means in the state directory.

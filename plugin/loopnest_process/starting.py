@@ -18,6 +18,7 @@ from loopnest_process.child import Run
 from loopnest_process.logs import last_lines
 from loopnest_process.parts import Parts
 from loopnest_process.registry import Record
+from loopnest_process.server_python import ISOLATED
 
 _LINES: Final = 20
 #: Tries with another port where somebody takes the one that was free a moment ago.
@@ -56,11 +57,11 @@ class Boot:
             previous.forget()
         update = {"state": "starting", "run": secrets.token_hex(8), "port": _free_port()}
         record = self._parts.registry.write(record.model_copy(update=update))
-        place = self._parts.registry.place(record.conversation_id)
-        for directory in (place.workspace, place.data):
+        run, place = self._run(record), self._parts.registry.place(record.conversation_id)
+        for directory in (place.workspace, place.data, run.cwd):
             Path(directory).mkdir(parents=True, exist_ok=True, mode=0o700)
-        command = [str(self._python), *self._parts.dialect.command("127.0.0.1", record.port or 0)]
-        self._run(record).spawn(command, self._environment(record), place.workspace)
+        command = [str(self._python), *ISOLATED, *self._parts.dialect.command("127.0.0.1", record.port or 0)]
+        run.spawn(command, self._environment(record), str(run.cwd))
         self._parts.tell(record.conversation_id, record.owner, "booting")
         return record
 

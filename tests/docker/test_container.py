@@ -90,3 +90,10 @@ def test_secret_variables_survive_the_shell_unchanged(tmp_path, value):
         ["/bin/sh", "-c", f'. {tmp_path}/env; printf %s "$VALUE"'], capture_output=True, text=True, check=True
     )
     assert shown.stdout == value
+
+
+def test_the_nested_server_runs_where_its_agent_cannot_write(tmp_path):
+    with tarfile.open(fileobj=io.BytesIO(secret_archive({}))) as tar:
+        (tmp_path / "env").write_bytes(tar.extractfile("run/loopnest/env").read())
+    command = ["/bin/sh", "-c", f'. {tmp_path}/env; exec "$@"', "loopnest", "pwd"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == "/\n"

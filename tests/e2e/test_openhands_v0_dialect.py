@@ -21,6 +21,7 @@ from loopnest_nested.dialects import get_dialect
 from .. import requirements
 from ..requests import start_request
 from ..scripts import insistent
+from . import planted
 
 #: Seconds from a request until its last event: a boot of the server, and of its action server, on a busy machine.
 PATIENCE = 420
@@ -124,6 +125,17 @@ async def test_an_agent_works_and_comes_back_with_its_history_workspace_and_secr
     assert {seen.api_key for seen in model.requests} == {"sk-scripted"}
 
 
+async def test_a_loop_comes_back_whatever_its_agent_wrote(manager, model):
+    loop = await manager.start_loop(request(model, f"run: {planted.command(DockerSettings().data)}"), "alice")
+    planting = await until(loop, finished(1))
+    assert (await manager.close_session("c1", "alice")).graceful
+
+    back = await manager.start_loop(StartLoop(conversation_id="c1"), "alice")
+    await manager.send_event("c1", Message(text=f"run: {planted.LOOK}"), "alice")
+    events = await until(back, finished(2))
+    assert outputs(events[len(planting) :]).splitlines() == planted.SEEN
+
+
 async def test_fifty_events_at_once_all_arrive_in_order_and_none_is_refused(manager, model):
     loop = await manager.start_loop(request(model), "alice")
     sent = [str(n) for n in range(50)]
@@ -141,9 +153,10 @@ async def test_images_instructions_and_a_recording_reach_the_agent(manager, mode
         {"id": 1, "source": "agent", "action": "run", "args": {"command": "echo replayed-$((4+4))", "thought": ""}},
         {"id": 2, "source": "agent", "action": "finish", "args": {"final_thought": "", "outputs": {}, "thought": ""}},
     ]
-    asked = request(model).model_copy(update={"initial_message": look, "instructions": "Answer in rhymes."})
-    again = request(model).model_copy(update={"conversation_id": "c2", "replay": recording})
-    loops = await asyncio.gather(manager.start_loop(asked), manager.start_loop(again))
+    llm = request(model).conversation.llm
+    asked = start_request("c1", llm=llm, initial_message=look, instructions="Answer in rhymes.")
+    again = start_request("c2", llm=llm, replay=recording)
+    loops = await asyncio.gather(manager.start_loop(asked, "alice"), manager.start_loop(again, "alice"))
     seen, replayed = await asyncio.gather(*(until(loop, finished(1)) for loop in loops))
     [first] = [it.body for it in model.requests if it.asked.tools and it.asked.turn == 0]
     assert pixel in str(first)

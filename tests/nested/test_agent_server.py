@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from pathlib import Path
 
 import httpx
 import pytest
@@ -61,6 +62,13 @@ def test_secrets_are_in_the_secret_environment_only():
     }
     public = str([SPOKEN.environment(PLACE, 8000), SPOKEN.command("127.0.0.1", 8000)])
     assert not any(value in public for value in secret.values())
+
+
+def test_the_configuration_file_can_be_made_by_nobody():
+    path = Path(SPOKEN.environment(PLACE, 8000)["OPENHANDS_AGENT_SERVER_CONFIG_PATH"])
+    assert not path.exists()
+    with pytest.raises(NotADirectoryError):
+        path.touch()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import stat
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +33,7 @@ from loopnest_process.registry import Registry
 from ..processes import kill_processes_of, processes_of
 from ..received import received
 from ..requests import start_request
+from .conftest import SITE
 
 ALICE = "alice@example.com"
 
@@ -365,6 +367,39 @@ async def test_a_host_with_another_secret_closes_but_does_not_drive(opened, stat
             assert caught.value.reason == Reason.FOREIGN_SECRET
         assert not (await loops.close_session("c1", ALICE, remove=True)).already
         assert (await loops.start_loop(request(), ALICE)).status is LoopStatus.RUNNING
+
+
+def plant(directory, names, marker):
+    """Modules that leave a mark where they are imported, and then fail."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (directory / name).write_text(f"open({str(marker)!r}, 'w').close(); raise SystemExit('not the one wanted')\n")
+
+
+@pytest.mark.parametrize("name", ["email.py", "typing.py", "openhands.py", "argparse.py"])
+async def test_files_in_the_workspace_are_no_modules_of_the_server(opened, loops_dir, tmp_path, name):
+    async with opened() as loops:
+        await loops.start_loop(request(), ALICE)
+        await loops.close_session("c1", ALICE)
+        plant(loops_dir / "c1" / "workspace", [name], tmp_path / "imported")
+        await loops.start_loop(request(), ALICE)
+        assert not (tmp_path / "imported").exists()
+
+
+async def test_an_empty_entry_of_the_python_path_is_not_the_workspace(opened, loops_dir, tmp_path):
+    async with opened(environment={"PYTHONPATH": f":{SITE}:"}) as loops:
+        plant(loops_dir / "c1" / "workspace", ["argparse.py"], tmp_path / "imported")
+        await loops.start_loop(request(), ALICE)
+        assert not (tmp_path / "imported").exists()
+
+
+async def test_what_is_installed_for_the_user_is_not_for_the_server(opened, tmp_path):
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python = Path(sys.base_prefix) / "bin" / version  # one of no virtual environment, as those have no such packages
+    plant(tmp_path / ".local" / "lib" / version / "site-packages", ["usercustomize.py"], tmp_path / "imported")
+    async with opened(python=python, environment={"HOME": str(tmp_path), "PYTHONPATH": str(SITE)}) as loops:
+        await loops.start_loop(request(), ALICE)
+        assert not (tmp_path / "imported").exists()
 
 
 # --- more ---------------------------------------------------------------------------------------------------------

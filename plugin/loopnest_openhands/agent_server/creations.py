@@ -156,7 +156,8 @@ async def _workspace(server: NestedServer, body: Mapping[str, Any]) -> dict[str,
 
 
 async def _directory(server: NestedServer) -> str:
-    return str((await _run(server, "pwd"))["stdout"]).strip()
+    """Where the loop's agents work, as its strategy set it; not where its server runs."""
+    return str((await _run(server, 'echo "${OH_WORKSPACE_PATH:-$PWD}"'))["stdout"]).strip()
 
 
 async def _run(server: NestedServer, command: str) -> Any:

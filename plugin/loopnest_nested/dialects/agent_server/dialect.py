@@ -56,8 +56,9 @@ class AgentServer:
             "OH_PERSISTENCE_DIR": f"{place.data}/settings",
             "OH_BASH_EVENTS_DIR": f"{place.data}/bash_events",
             "OH_WORKSPACE_PATH": place.workspace,
-            # Else read from the working directory, where the agent might write one.
-            "OPENHANDS_AGENT_SERVER_CONFIG_PATH": f"{place.data}/agent-server.json",
+            # A path that can't exist, as the agent can write wherever the server can, and a file that can't be read
+            # keeps the server from starting.
+            "OPENHANDS_AGENT_SERVER_CONFIG_PATH": "/dev/null/agent-server.json",
             "OH_ENABLE_VSCODE": "0",
             "OH_PRELOAD_TOOLS": "0",
             "OH_ENABLE_BROWSER": "0",
