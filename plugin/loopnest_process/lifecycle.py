@@ -13,6 +13,7 @@ from typing import Final
 from loopnest import Closed, LoopFailed, LoopNotFound, NestedError, Reason, StartLoop
 from loopnest.deadline import limited
 from loopnest_nested import session_keys
+from loopnest_nested.ending import was_killed
 from loopnest_process.parts import Parts
 from loopnest_process.registry import Record
 from loopnest_process.server_python import ServerPython
@@ -138,8 +139,8 @@ class Lifecycle:
         run.ask_to_end()
         with contextlib.suppress(asyncio.TimeoutError):
             await limited(run.ended(), self._parts.settings.stop_timeout)
-        killed = run.alive()
         await run.kill()
+        killed = was_killed(run.exit_code)
         self._parts.registry.write(record.model_copy(update={"state": "stopped"}))
         return Closed(
             conversation_id=record.conversation_id,
