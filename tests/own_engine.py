@@ -27,11 +27,12 @@ exec dockerd --data-root "$0/data" --exec-root /run/docker --pidfile /run/docker
 _PATIENCE = 60.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class OwnEngine:
     """A Docker engine that nothing else uses; published ports are reachable in its network namespace only."""
 
     directory: Path
+    group: str
     process: subprocess.Popen[bytes]
 
     @property
@@ -39,12 +40,34 @@ class OwnEngine:
         """For DOCKER_HOST."""
         return f"unix://{self.directory}/docker.sock"
 
-    def run(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command in the engine's network namespace, with DOCKER_HOST set; it may fail."""
+    @property
+    def daemon(self) -> int:
+        """The process id of the engine itself."""
         [child] = (
             (Path("/proc") / str(self.process.pid) / "task" / str(self.process.pid) / "children").read_text().split()
         )
-        enter = ["nsenter", f"--net=/proc/{child}/ns/net", *command]
+        return int(child)
+
+    def shut_down(self) -> None:
+        """End the engine as a shutdown of its machine does: it stops its containers."""
+        os.kill(self.daemon, signal.SIGTERM)
+        self.process.wait(_PATIENCE)
+        _unmount_below(self.directory)
+
+    def crash(self) -> None:
+        """End the engine and all that runs on it as a loss of power does."""
+        self.process.send_signal(signal.SIGKILL)  # --kill-child: the first process of the pid namespace, so all others
+        self.process.wait()
+        _unmount_below(self.directory)
+
+    def boot(self) -> None:
+        """Start the engine again."""
+        self.process = _booted(self.directory, self.group)
+        _wait_for(self)
+
+    def run(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command in the engine's network namespace, with DOCKER_HOST set; it may fail."""
+        enter = ["nsenter", f"--net=/proc/{self.daemon}/ns/net", *command]
         environment = {**os.environ, "DOCKER_HOST": self.url, **(env or {})}
         return subprocess.run(enter, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
@@ -71,16 +94,17 @@ def own_engine(directory: Path, *options: str) -> Iterator[OwnEngine]:
     """Start an engine below ``directory``; it and its containers end with the block."""
     directory.mkdir(parents=True, exist_ok=True)
     group = f"loopnest-test-{directory.name}-{os.getpid()}"
-    process = subprocess.Popen([*_UNSHARE, "sh", "-c", _BOOT, str(directory), group], start_new_session=True)
-    engine = OwnEngine(directory, process)
+    engine = OwnEngine(directory, group, _booted(directory, group))
     try:
         _wait_for(engine)
         yield engine
     finally:
-        process.send_signal(signal.SIGKILL)  # --kill-child: the first process of the pid namespace, and so all others
-        process.wait()
-        _unmount_below(directory)
+        engine.crash()
         _remove_groups(group)
+
+
+def _booted(directory: Path, group: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*_UNSHARE, "sh", "-c", _BOOT, str(directory), group], start_new_session=True)
 
 
 def _wait_for(engine: OwnEngine) -> None:

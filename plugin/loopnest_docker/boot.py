@@ -9,7 +9,7 @@ from loopnest import LoopFailed, NestedError, Reason, StartLoop
 from loopnest.deadline import limited
 from loopnest_docker.container import place_of
 from loopnest_docker.facts import Facts
-from loopnest_docker.failure import explain_death, log_tail
+from loopnest_docker.failure import explain_early_end, log_tail
 from loopnest_docker.history import History
 from loopnest_docker.parts import Parts
 from loopnest_nested.client import NestedServer
@@ -85,7 +85,7 @@ class Boot:
 
     async def _explained(self) -> LoopFailed:
         secrets = self._parts.secrets(self._container)
-        return await explain_death(self._parts.engine, self._container, secrets, early=True)
+        return await explain_early_end(self._parts.engine, self._container, secrets)
 
     async def _late(self, words: str) -> LoopFailed:
         return LoopFailed(

@@ -1,4 +1,4 @@
-"""Stop a loop's container: gracefully, then firmly, and always within a limit."""
+"""Stop a loop's container: gracefully, then by force, and always within a limit."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator
+from typing import Any
 
+from docker.errors import APIError, NotFound
+
+import docker
 from loopnest import Closed, NestedError
 from loopnest.deadline import limited
+from loopnest_docker import stop_request
 from loopnest_docker.engine import EngineConflict, NotOnEngine
 from loopnest_docker.facts import Facts
 from loopnest_docker.parts import Parts
+from loopnest_nested.ending import is_clean, was_killed
 
 _log = logging.getLogger(__name__)
-_ENDED_WHEN_ASKED = frozenset({0, 130, 143})
 
 
 class Closer:
@@ -46,25 +51,41 @@ class Closer:
         self._parts.inventory.touch(container.id)
 
     async def stop(self, container: Facts, *, seconds: float) -> None:
-        """Stop the container's process, firmly after ``seconds``."""
+        """Stop the container's process, by force after ``seconds``; a process that has ended is left as it is."""
         limit = math.ceil(seconds)
+
+        def work(client: docker.APIClient) -> None:
+            """In one piece, so that no cancellation leaves a noted request without its stop."""
+            state = client.inspect_container(container.id)["State"]
+            if state["Running"]:
+                _note(client, container.id, state)
+            client.stop(container.id, timeout=limit)
+
         with self._expecting(container), contextlib.suppress(NotOnEngine):
-            await self._parts.engine.call(
-                "stop", container.id, timeout=limit, limit=limit + self._parts.settings.engine.timeout
-            )
+            await self._parts.engine.run(work, limit=limit + self._parts.settings.engine.timeout)
         self._parts.view.forget(container)
         self._parts.inventory.touch(container.id)
 
     async def _stop(self, container: Facts) -> Closed:
         conversation_id = container.loop.conversation_id
         if container.down or container.state == "created":
+            await self._note_request(container)
             return Closed(conversation_id=conversation_id, already=True, exit_code=container.exit_code)
         trouble = await self._quiesce(container)
         await self.stop(container, seconds=self._parts.settings.close_timeout)
         now = (await self._parts.inventory.all()).get(container.id)
         code = now.exit_code if now else None
-        graceful = trouble is None and code in _ENDED_WHEN_ASKED
+        graceful = trouble is None and not was_killed(code)
         return Closed(conversation_id=conversation_id, graceful=graceful, exit_code=code, message=trouble)
+
+    async def _note_request(self, container: Facts) -> None:
+        """Have a loop that failed listed as stopped, as its owner has closed it."""
+        if container.down and not is_clean(container.exit_code):
+            with contextlib.suppress(NotOnEngine):
+                await self._parts.engine.run(
+                    lambda client: _note(client, container.id, client.inspect_container(container.id)["State"])
+                )
+            self._parts.view.forget(container)
 
     async def _quiesce(self, container: Facts) -> str | None:
         """Ask the agent to stop; return what went wrong with that, which never keeps the container running."""
@@ -92,3 +113,13 @@ class Closer:
         finally:
             # The engine tells of the death a moment after the call that caused it.
             asyncio.get_running_loop().call_later(5, self._expected.discard, container.id)
+
+
+def _note(client: docker.APIClient, container_id: str, state: dict[str, Any]) -> None:
+    """Note the request; a stop that can't be noted, as on a full disk, is a stop all the same."""
+    try:
+        stop_request.note(client, container_id, state)
+    except NotFound:
+        raise
+    except APIError as error:
+        _log.warning("The request to stop %s could not be noted: %s", container_id[:12], error.explanation)

@@ -1,4 +1,4 @@
-"""Why a container ended, or could not be started, in words and with a reason code."""
+"""How a container ended, or why it could not be started, in words and with a reason code."""
 
 from __future__ import annotations
 
@@ -7,49 +7,71 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
+import docker
 from loopnest import EngineError, LoopFailed, Reason
+from loopnest_docker import stop_request
 from loopnest_docker.engine import Engine, NotOnEngine
 from loopnest_docker.facts import Facts
+from loopnest_nested.ending import Ending, ending, is_clean
 from loopnest_nested.redaction import redacted
 
 _LINES: Final = 20
+#: What the engine gives to containers whose end it did not see, as in a crash of it or of its machine.
+_LOST: Final = 255
 
 
-async def explain_death(
-    engine: Engine, container: Facts, secrets: Iterable[SecretStr], *, early: bool, exit_code: int | None = None
-) -> LoopFailed:
-    """Look at a container that ended without being asked to, and say why.
+async def read_ending(engine: Engine, container_id: str, *, ready: bool = True) -> Ending | None:
+    """Ask the engine how a container ended; None where it runs, as when it was started again meanwhile.
+
+    Raises:
+        NotOnEngine: the container was removed, or is being removed.
+        EngineError: the engine could not be asked.
+    """
+    state: dict[str, Any] = (await engine.call("inspect_container", container_id))["State"]
+    if state.get("Status") == "removing":
+        raise NotOnEngine("The container is being removed.", reason=Reason.NOT_FOUND)
+    if state.get("Running"):
+        return None
+    code = int(state.get("ExitCode") or 0)
+
+    def requested(client: docker.APIClient) -> bool:
+        return stop_request.is_noted(client, container_id, state)
+
+    return ending(
+        code,
+        stop_requested=not (ready and is_clean(code)) and await engine.run(requested),
+        out_of_memory=bool(state.get("OOMKilled")),
+        lost=code == _LOST,
+        ready=ready,
+    )
+
+
+async def explain_early_end(engine: Engine, container: Facts, secrets: Iterable[SecretStr]) -> LoopFailed:
+    """Say why a container ended before its nested server was ready.
 
     Args:
         secrets: masked in the log lines.
-        early: it never became ready.
-        exit_code: where the container is gone already.
     """
     try:
-        state: dict[str, Any] = (await engine.call("inspect_container", container.id))["State"]
+        end = await read_ending(engine, container.id, ready=False)
     except NotOnEngine:
-        return LoopFailed("The container was removed by somebody else.", reason=Reason.KILLED, exit_code=exit_code)
-    code = int(state.get("ExitCode") or 0)
+        return LoopFailed("The container was removed while the loop was starting.", reason=Reason.INTERRUPTED)
+    if end is None:
+        return LoopFailed("The container runs, but has no address to reach it at.", reason=Reason.NESTED_UNREACHABLE)
+    return await as_failure(engine, container, end, secrets)
+
+
+async def as_failure(engine: Engine, container: Facts, end: Ending, secrets: Iterable[SecretStr]) -> LoopFailed:
+    """Return the error for an end that was a failure, with the last log lines."""
     lines = await log_tail(engine, container.id, secrets)
-    reason, words = _verdict(state, code, early)
-    return LoopFailed(words, reason=reason, exit_code=code, log_tail=lines)
+    return LoopFailed(end.message or "", reason=end.reason, exit_code=end.exit_code, log_tail=lines)
 
 
 async def log_tail(engine: Engine, container_id: str, secrets: Iterable[SecretStr] = ()) -> list[str]:
-    """The last log lines of a container without ``secrets``, oldest first; none where the engine can't tell."""
+    """The last log lines of a container without ``secrets``, oldest first; none where the engine can't give them."""
     try:
         raw: bytes = await engine.call("logs", container_id, tail=_LINES)
     except EngineError:
         return []
     text = raw.decode(errors="replace")
     return [line[:500] for line in redacted(text, secrets).splitlines()]
-
-
-def _verdict(state: dict[str, Any], code: int, early: bool) -> tuple[str, str]:
-    if state.get("OOMKilled"):
-        return Reason.OOM_KILLED, "The nested server was killed because it used more memory than 'memory' allows."
-    if code == 137:
-        return Reason.KILLED, "The nested server was killed (SIGKILL)."
-    if early:
-        return Reason.EXITED_EARLY, f"The nested server ended with exit code {code} before it was ready."
-    return Reason.EXITED, f"The nested server ended by itself, with exit code {code}."

@@ -61,7 +61,7 @@ class DockerStrategy:
             images=ImageStore(engine, settings),
             network=Network(engine, settings, context.namespace),
             inventory=Inventory(engine, context.namespace, self._on_death, settings.engine.max_age),
-            view=View(settings, context, self._dialect, self._http),
+            view=View(settings, context, self._dialect, self._http, engine),
         )
         self._lifecycle = Lifecycle(self._parts)
         self._keeper = Keeper(self._parts, self._lifecycle)
@@ -115,9 +115,9 @@ class DockerStrategy:
         return await self._lifecycle.freeze(conversation_id, "unpause")
 
     def _on_death(self, container: Facts, exit_code: int | None) -> None:
-        """Tell everybody of a loop that ended without being asked to."""
+        """Publish the end of a loop that this process is not closing."""
         if not self._lifecycle.busy(container):
-            self._keeper.mourn(container, exit_code)
+            self._keeper.ended(container, exit_code)
 
     @hookimpl
     async def loop_logs(self, conversation_id: str, tail: int, follow: bool) -> AsyncIterator[str]:

@@ -23,10 +23,13 @@ from loopnest_docker.events import EngineEvent, EventStream
 from loopnest_docker.facts import Facts, Slot
 
 _log = logging.getLogger(__name__)
-#: Events after which a container looks different in the engine's listing.
+#: Events after which a container looks different in the engine's listing, or how it ended is judged differently: files
+#: are extracted into it when a request to stop it is noted.
 _RELEVANT: Final = frozenset(
     {"create", "start", "die", "stop", "kill", "destroy", "rename", "pause", "unpause", "restart", "oom", "update"}
+    | {"extract-to-dir"}
 )
+_NOTHING: Final[Mapping[str, Facts]] = {}
 
 
 class Inventory:
@@ -136,7 +139,8 @@ class Inventory:
     async def _list_all(self) -> None:
         touches, gaps, listed_at = self._touches, self._gaps, time.monotonic()
         before, trusted = self._states(), self._stream.alive and self._listed_at != float("-inf")
-        self._replace({}, {}, await self._query({"label": [self._label]}))
+        known = {key: value for key, value in self._containers.items() if trusted and key not in self._dirty}
+        self._replace({}, {}, await self._query({"label": [self._label]}), known)
         unheard = {key for key, _ in before.items() ^ self._states().items()} - self._dirty.keys()
         self._settle(touches)
         self._began = listed_at
@@ -163,10 +167,22 @@ class Inventory:
         self._looked = touches
         self._dirty = {key: touch for key, touch in self._dirty.items() if touch > touches}
 
-    def _replace(self, containers: dict[str, Facts], slots: dict[str, Slot], entries: list[dict[str, Any]]) -> None:
+    def _replace(
+        self,
+        containers: dict[str, Facts],
+        slots: dict[str, Slot],
+        entries: list[dict[str, Any]],
+        known: Mapping[str, Facts] = _NOTHING,
+    ) -> None:
+        """Take ``entries`` over.
+
+        Args:
+            known: containers of which no event came since they were read: where they look the same, the same object is
+                kept, which tells others that what they remember of it is still true.
+        """
         for entry in entries:
             if loop := container_facts.read(entry):
-                containers[loop.id] = loop
+                containers[loop.id] = known[loop.id] if known.get(loop.id) == loop else loop
             elif slot := container_facts.read_slot(entry):
                 slots[slot.container.id] = slot
         self._containers, self._slots, self._by_conversation = containers, slots, {}

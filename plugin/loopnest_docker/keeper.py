@@ -1,4 +1,4 @@
-"""Look after loops that no start or close is working on: retention, interrupted starts, unexpected deaths."""
+"""Look after loops that no start or close is working on: retention, interrupted starts, unexpected ends."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Final
 from loopnest import EngineError, LoopChange, LoopFailed, LoopStatus, Reason
 from loopnest_docker.engine import NotOnEngine
 from loopnest_docker.facts import Facts
-from loopnest_docker.failure import explain_death
+from loopnest_docker.failure import as_failure, read_ending
 from loopnest_docker.history import History
 from loopnest_docker.lifecycle import Lifecycle
 from loopnest_docker.parts import Parts
+from loopnest_nested.ending import Ending, ending
 
 _log = logging.getLogger(__name__)
 #: Seconds beyond the start timeout after which no replica can still be starting a container.
@@ -49,7 +50,7 @@ class Ages:
 
 
 class Keeper:
-    """Sweeps now and then, and publishes deaths as they happen."""
+    """Sweeps now and then, and publishes the ends of containers as they happen."""
 
     def __init__(self, parts: Parts, lifecycle: Lifecycle) -> None:
         self._parts, self._lifecycle = parts, lifecycle
@@ -66,9 +67,9 @@ class Keeper:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def mourn(self, container: Facts, exit_code: int | None) -> None:
-        """Find out why a container ended, and publish it."""
-        self._spawn(self._mourn(container, exit_code))
+    def ended(self, container: Facts, exit_code: int | None) -> None:
+        """Find out how a container ended, and publish it."""
+        self._spawn(self._publish_end(container, exit_code))
 
     async def sweep(self) -> None:
         """Look at every container once."""
@@ -133,17 +134,25 @@ class Keeper:
         state = (await self._parts.engine.call("inspect_container", container.id))["State"]
         return self._parts.engine.now() - _time(state["FinishedAt"]) > timedelta(seconds=retention)
 
-    async def _mourn(self, container: Facts, exit_code: int | None) -> None:
-        secrets = self._parts.secrets(container)
+    async def _publish_end(self, container: Facts, exit_code: int | None) -> None:
         self._parts.view.forget(container)
         try:
-            why = await explain_death(self._parts.engine, container, secrets, early=False, exit_code=exit_code)
+            end = await read_ending(self._parts.engine, container.id)
+        except NotOnEngine:
+            self._publish(container, "removed", None, LoopFailed("The container was removed by another process."))
+            return
         except EngineError as error:
-            why = LoopFailed(f"The nested server ended ({error.message})", reason=Reason.EXITED, exit_code=exit_code)
-        if why.exit_code in (0, 143):  # as when another replica closed it
-            self._publish(container, "stopped", LoopStatus.STOPPED, None)
+            _log.warning("How %s ended can't be read: %s", container.name, error.message)
+            end = ending(exit_code)
+        if end is not None:  # else it was started again, which the process that did so publishes
+            await self._publish_ending(container, end)
+
+    async def _publish_ending(self, container: Facts, end: Ending) -> None:
+        if end.status is LoopStatus.STOPPED:
+            self._publish(container, "stopped", end.status, None)
         else:
-            self._publish(container, "failed", LoopStatus.FAILED, why)
+            why = await as_failure(self._parts.engine, container, end, self._parts.secrets(container))
+            self._publish(container, "failed", end.status, why)
 
     def _publish(self, container: Facts, phase: str, status: LoopStatus | None, why: LoopFailed | None) -> None:
         self._parts.context.emit(

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
 import httpx
 
-from loopnest import Loop, LoopStatus, NestedError, Reason
+from loopnest import EngineError, Loop, LoopStatus, NestedError, Reason
 from loopnest.deadline import limited
 from loopnest.specs import HostContext
 from loopnest_docker import naming
+from loopnest_docker.engine import Engine
 from loopnest_docker.facts import Facts
+from loopnest_docker.failure import read_ending
 from loopnest_docker.settings import DockerSettings
 from loopnest_nested import session_keys
 from loopnest_nested.client import NestedServer
 from loopnest_nested.dialects import Dialect
+from loopnest_nested.ending import Ending, ending, is_clean
 from loopnest_nested.session_keys import Keys
 
-#: Exit codes of processes that ended because they were asked to: by themselves, or by SIGINT, SIGKILL, SIGTERM.
-_ASKED_TO: Final = frozenset({0, 130, 137, 143})
+_log = logging.getLogger(__name__)
 
 
 class View:
-    """Turns containers into loops, and remembers which nested servers were seen to have their conversation.
+    """Turns containers into loops.
 
-    That memory is a cache: what is not in it is asked for.
+    It remembers which nested servers were seen to have their conversation, and how containers ended. That memory is a
+    cache: what is not in it is asked for.
     """
 
     def __init__(
-        self, settings: DockerSettings, context: HostContext, dialect: Dialect, http: httpx.AsyncClient
+        self, settings: DockerSettings, context: HostContext, dialect: Dialect, http: httpx.AsyncClient, engine: Engine
     ) -> None:
         self._settings, self._context, self._dialect, self._http = settings, context, dialect, http
+        self._engine = engine
         self._fingerprint = session_keys.fingerprint(context.secret)
         self._ready: set[tuple[str, tuple[int, ...]]] = set()
         self._keys: dict[str, Keys] = {}
@@ -69,25 +74,34 @@ class View:
         return container.labels.get(naming.KEY) != self._fingerprint
 
     async def loops(self, containers: Sequence[Facts], *, probe: bool) -> list[Loop]:
-        """See all of them at once; nested servers that must be asked have a short limit, all together."""
+        """See all of them at once.
+
+        Nested servers that must be asked have a short limit, all together. Of containers that ended, those whose exit
+        code does not tell how cost a call of the engine each, once for every run of theirs.
+        """
         loops = [self._plain(container, probe=probe) for container in containers]
         asked = [container for container, loop in zip(containers, loops, strict=True) if loop is None]
-        answers = iter(await asyncio.gather(*map(self._probed, asked)) if asked else ())
+        answers = iter(await asyncio.gather(*map(self._asked, asked)) if asked else ())
         return [loop or next(answers) for loop in loops]
 
     async def loop(self, container: Facts, *, probe: bool = False) -> Loop:
         """See one container as a loop."""
-        return self._plain(container, probe=probe) or await self._probed(container)
+        return self._plain(container, probe=probe) or await self._asked(container)
 
     def _plain(self, container: Facts, *, probe: bool) -> Loop | None:
-        """The loop, where its nested server need not be asked; made once for each thing the engine told."""
+        """The loop, where nothing need be asked; made once for each answer of the engine."""
         ready = self.is_ready(container)
         if container.up and (probe or not ready) and not self.foreign(container):
             return None
         facts, was_ready, loop = self._seen.get(container.id, (None, None, None))
         if loop is None or facts is not container or was_ready is not ready:
-            loop = self._without_asking(container)
-            self._seen[container.id] = (container, ready, loop)
+            if container.down and not is_clean(container.exit_code):
+                return None
+            loop = self._remembered(container, self._without_asking(container))
+        return loop
+
+    def _remembered(self, container: Facts, loop: Loop) -> Loop:
+        self._seen[container.id] = (container, self.is_ready(container), loop)
         return loop
 
     def _without_asking(self, container: Facts) -> Loop:
@@ -95,6 +109,25 @@ class View:
         if self.foreign(container):
             return self._loop(container, status, reason=Reason.FOREIGN_SECRET, message=_FOREIGN)
         return self._loop(container, status)
+
+    async def _asked(self, container: Facts) -> Loop:
+        return await (self._ended(container) if container.down else self._probed(container))
+
+    async def _ended(self, container: Facts) -> Loop:
+        """The loop of a container that ended with an exit code that does not tell how."""
+        try:
+            end = await read_ending(self._engine, container.id)
+        except EngineError as error:  # one container must not break the listing of the others
+            _log.debug("How %s ended can't be read now: %s", container.name, error.message)
+            end = None
+        if end is None:
+            return self._with_ending(container, ending(container.exit_code))
+        return self._remembered(container, self._with_ending(container, end))
+
+    def _with_ending(self, container: Facts, end: Ending) -> Loop:
+        if end.status is LoopStatus.STOPPED and self.foreign(container):
+            return self._loop(container, end.status, reason=Reason.FOREIGN_SECRET, message=_FOREIGN)
+        return self._loop(container, end.status, reason=end.reason, message=end.message, exit_code=end.exit_code)
 
     async def _probed(self, container: Facts) -> Loop:
         server = self.server(container)
@@ -114,7 +147,6 @@ class View:
 
     def _loop(self, container: Facts, status: LoopStatus, **details: Any) -> Loop:
         reachable = container.up and not self.foreign(container)
-        failed = status is LoopStatus.FAILED
         return Loop.model_construct(  # trusted facts: validating a thousand of them costs more than all else
             conversation_id=container.loop.conversation_id,
             owner=container.loop.owner,
@@ -128,9 +160,8 @@ class View:
             nested_id=self._dialect.nested_id(container.loop.conversation_id),
             notes=container.notes,
             origin=container.labels.get(naming.ORIGIN),
-            exit_code=container.exit_code,
             created_at=container.created_at,
-            **{"reason": Reason.EXITED if failed else None, **details},
+            **{"exit_code": container.exit_code, **details},
         )
 
     def _urls(self, container: Facts) -> dict[int, str]:
@@ -158,11 +189,11 @@ _FOREIGN: Final = (
 
 
 def _plain_status(container: Facts) -> LoopStatus:
-    """The status that needs no question to the nested server."""
+    """The status that the listing alone tells; of a container that ended, its exit code is clean."""
     if container.state == "paused":
         return LoopStatus.PAUSED
     if container.up:
         return LoopStatus.RUNNING
     if container.down:
-        return LoopStatus.STOPPED if container.exit_code in _ASKED_TO else LoopStatus.FAILED
+        return ending(container.exit_code).status
     return LoopStatus.STOPPED if container.state == "removing" else LoopStatus.STARTING

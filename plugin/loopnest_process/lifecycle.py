@@ -13,8 +13,9 @@ from typing import Final, Literal
 from loopnest import Closed, LoopFailed, LoopNotFound, NestedError, Reason, StartLoop
 from loopnest.deadline import limited
 from loopnest_nested import session_keys
+from loopnest_nested.ending import was_killed
 from loopnest_process.parts import Parts
-from loopnest_process.registry import Record
+from loopnest_process.registry import WANTED_ALIVE, Record
 from loopnest_process.server_python import ServerPython
 from loopnest_process.starting import Boot
 from loopnest_process.view import FOREIGN
@@ -81,7 +82,7 @@ class Lifecycle:
         """
         async with self._parts.locks.hold(conversation_id):
             record = self._parts.registry.read(conversation_id)
-            if record is None or record.state not in ("running", "paused") or not self._alive(record):
+            if record is None or record.state not in WANTED_ALIVE or not self._alive(record):
                 raise LoopNotFound(conversation_id)
             return await self._turn(record, state)
 
@@ -165,8 +166,8 @@ class Lifecycle:
         run.ask_to_end()
         with contextlib.suppress(asyncio.TimeoutError):
             await limited(run.ended(), self._parts.settings.stop_timeout)
-        killed = run.alive()
         await run.kill()
+        killed = was_killed(run.exit_code)
         self._parts.registry.write(record.model_copy(update={"state": "stopped"}))
         return Closed(
             conversation_id=record.conversation_id,

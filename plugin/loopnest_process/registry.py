@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -20,6 +20,10 @@ from loopnest_nested.dialects import Place
 from loopnest_process.child import Run
 
 _log = logging.getLogger(__name__)
+
+
+#: The states of a record in which its nested server should be alive, and has failed where it is not.
+WANTED_ALIVE: Final = frozenset({"running", "paused"})
 
 
 class Record(Model):

@@ -13,6 +13,7 @@ from typing import Final
 from loopnest import LoopFailed, NestedError, Reason, StartLoop
 from loopnest.deadline import limited
 from loopnest_nested.client import NestedServer
+from loopnest_nested.ending import ending
 from loopnest_nested.readiness import until_alive
 from loopnest_process.child import Run
 from loopnest_process.logs import last_lines
@@ -137,11 +138,11 @@ class Boot:
 
     def _explained(self, record: Record) -> LoopFailed:
         """Why the nested server ended before it was ready."""
-        if self._parts.registry.is_closing(record.conversation_id):
-            return LoopFailed("The loop was closed while it was starting.", reason=Reason.INTERRUPTED)
-        code = self._run(record).exit_code
-        words = f"The nested server ended with exit code {code} before it was ready."
-        return LoopFailed(words, reason=Reason.EXITED_EARLY, exit_code=code, log_tail=self._log_tail(record))
+        closing = self._parts.registry.is_closing(record.conversation_id)
+        end = ending(self._run(record).exit_code, stop_requested=closing, ready=False)
+        return LoopFailed(
+            end.message or "", reason=end.reason, exit_code=end.exit_code, log_tail=self._log_tail(record)
+        )
 
     def _late(self, record: Record, what: str) -> LoopFailed:
         limit = self._parts.settings.start_timeout

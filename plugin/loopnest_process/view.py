@@ -9,8 +9,10 @@ from typing import Any
 
 from loopnest import Loop, LoopStatus, NestedError, Reason
 from loopnest.deadline import limited
+from loopnest_nested.ending import Ending, ending
+from loopnest_process.child import Run
 from loopnest_process.parts import Parts
-from loopnest_process.registry import Record
+from loopnest_process.registry import WANTED_ALIVE, Record
 
 FOREIGN = (
     "The loop was made by a host with another secret; hosts of one namespace must share 'loopnest.secret'. "
@@ -38,11 +40,10 @@ class View:
             return self._loop(record, LoopStatus.RUNNING, **self._access(record))
         if record.state == "paused" and alive:
             return self._loop(record, LoopStatus.PAUSED, **self._access(record))
-        if record.state in ("running", "paused"):
-            code = run.exit_code if run else None
-            return self._loop(record, LoopStatus.FAILED, reason=Reason.EXITED, exit_code=code, message=exited(code))
         if record.state != "starting":
-            return self._loop(record, LoopStatus.STOPPED)
+            end = how_it_ended(record, run)
+            details = {"reason": end.reason, "exit_code": end.exit_code, "message": end.message}
+            return self._loop(record, end.status, **details)
         if self._parts.locks.held(record.conversation_id):
             return self._loop(record, LoopStatus.STARTING)
         return self._loop(record, LoopStatus.FAILED, reason=Reason.INTERRUPTED, message=INTERRUPTED)
@@ -83,9 +84,6 @@ class View:
         )
 
 
-def exited(code: int | None) -> str:
-    """Say that a nested server ended by itself."""
-    if code is None:
-        return "The nested server is gone, and nobody saw how it ended; perhaps this machine was restarted."
-    signal = f" (killed by signal {code - 128})" if code > 128 else ""
-    return f"The nested server ended by itself, with exit code {code}{signal}."
+def how_it_ended(record: Record, run: Run | None) -> Ending:
+    """How the last run of a loop ended: any state but ``running`` and ``paused`` says that a stop was requested."""
+    return ending(run.exit_code if run else None, stop_requested=record.state not in WANTED_ALIVE)

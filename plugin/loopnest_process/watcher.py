@@ -1,17 +1,18 @@
-"""Notices loops that end without being asked to, and tells everybody."""
+"""Publishes the ends of loops that no process of loopnest asked for."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from loopnest import LoopChange, LoopStatus, Reason
+from loopnest_nested.ending import Ending
 from loopnest_process.lifecycle import Lifecycle
 from loopnest_process.logs import last_lines
 from loopnest_process.parts import Parts
-from loopnest_process.registry import Record
-from loopnest_process.view import INTERRUPTED, exited
+from loopnest_process.registry import WANTED_ALIVE, Record
+from loopnest_process.view import INTERRUPTED, how_it_ended
 
 
 class Watcher:
@@ -28,7 +29,7 @@ class Watcher:
         child that it was about to start still has the lock.
         """
         for record in await asyncio.to_thread(self._parts.registry.all):
-            if record.state in ("running", "paused"):
+            if record.state in WANTED_ALIVE:
                 self.watch(record)
             elif record.state == "starting" and self._parts.locks.held(record.conversation_id):
                 self._spawn(f"clear {record.conversation_id}", self._clear(record.conversation_id))
@@ -55,30 +56,31 @@ class Watcher:
         assert run is not None
         await run.ended()
         now = self._parts.registry.read(record.conversation_id)
-        if now is None or now.run != record.run or now.state not in ("running", "paused"):
-            return  # it was asked to
-        lines = last_lines(run.log, 20, self._parts.secrets(record))
-        self._mourn(record, Reason.EXITED, exited(run.exit_code), run.exit_code, lines)
+        if now is None or now.run != record.run or now.state not in WANTED_ALIVE:
+            return  # a stop was requested, or it was started again: the process that did so publishes it
+        end = how_it_ended(now, run)
+        if end.status is LoopStatus.FAILED:
+            self._publish(record, end, last_lines(run.log, 20, self._parts.secrets(record)))
+        else:
+            self._publish(record, end)
 
     async def _clear(self, conversation_id: str) -> None:
         async with self._parts.locks.hold(conversation_id):
             record = self._parts.registry.read(conversation_id)
             if record is not None and record.state == "starting":
                 await self._lifecycle.undo(conversation_id)
-                self._mourn(record, Reason.INTERRUPTED, INTERRUPTED)
+                self._publish(record, Ending(LoopStatus.FAILED, None, Reason.INTERRUPTED, INTERRUPTED))
 
-    def _mourn(
-        self, record: Record, reason: str, message: str, exit_code: int | None = None, lines: list[str] | None = None
-    ) -> None:
+    def _publish(self, record: Record, end: Ending, lines: Sequence[str] = ()) -> None:
         self._parts.context.emit(
             LoopChange(
                 conversation_id=record.conversation_id,
                 owner=record.owner,
-                phase=reason,
-                status=LoopStatus.FAILED,
-                reason=reason,
-                message=message,
-                exit_code=exit_code,
-                log_tail=tuple(lines or ()),
+                phase=end.reason or "stopped",
+                status=end.status,
+                reason=end.reason,
+                message=end.message,
+                exit_code=end.exit_code,
+                log_tail=tuple(lines),
             )
         )

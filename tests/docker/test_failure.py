@@ -32,6 +32,10 @@ class Engine:
         answers = {"logs": self._log, "inspect_container": {"State": {"ExitCode": 3}}}
         return answers[name]
 
+    async def run(self, work: Any) -> bool:
+        """Whether a stop was requested."""
+        return False
+
 
 @pytest.fixture
 def container() -> Facts:
@@ -50,7 +54,7 @@ def parts(told: list[LoopChange], container: Facts) -> Parts:
     context: Any = SimpleNamespace(secret=SecretStr("s" * 32), emit=told.append)
     settings = DockerSettings(secret_environment={"PASSWORD": OF_THE_SETTINGS, "FLAG": "1"})
     other: Any = None
-    view = View(settings, context, other, other)
+    view = View(settings, context, other, other, other)
     keys = view.keys(container)
     lines = [
         f"key {keys.session.get_secret_value()}",
@@ -71,7 +75,7 @@ REQUEST = StartLoop(
 async def test_a_loop_that_dies_tells_nothing_of_its_secret_variables(parts, told, container):
     Boot(parts, container, REQUEST, is_new=True)
     keeper = Keeper(parts, None)  # type: ignore[arg-type]
-    await keeper._mourn(container, 3)
+    await keeper._publish_end(container, 3)
     assert told[0].log_tail == HIDDEN
 
 

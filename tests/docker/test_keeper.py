@@ -75,7 +75,7 @@ def calls_of(clock):
             calls.append("stop")
 
         context = SimpleNamespace(secret=SECRET, strategy="docker", emit=lambda change: calls.append(change.reason))
-        view = View(DockerSettings(), context, Dialect(), None)
+        view = View(DockerSettings(), context, Dialect(), None, None)
         inventory = SimpleNamespace(all=everything)
         parts = SimpleNamespace(
             settings=DockerSettings(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,6 +20,7 @@ from loopnest_docker.settings import DockerSettings
 
 from .. import requirements
 from ..namespaces import own_namespace
+from ..own_engine import OwnEngine, own_engine
 
 ROOT = Path(__file__).parents[2]
 STANDIN = "loopnest-test/standin:1"
@@ -83,3 +86,27 @@ def containers(engine: docker.APIClient, namespace: str) -> Callable[[], list[di
         return [entry for entry in found if naming.parse(entry["Names"][0])]
 
     return listed
+
+
+@pytest.fixture
+def loopnest(tmp_path: Path, standin: str) -> Iterator[tuple[Callable[..., str], OwnEngine]]:
+    """The command line on an engine of its own."""
+    if os.geteuid() != 0 or not shutil.which("dockerd"):
+        requirements.missing("An engine of a test's own needs root and dockerd", "'.ci/engine' installs it")
+    with own_engine(tmp_path / "engine") as engine:
+        engine.take_image(standin)
+        settings = {
+            "LOOPNEST_NAMESPACE": "own",
+            "LOOPNEST_STATE_DIR": str(tmp_path / "state"),
+            "LOOPNEST_DOCKER__IMAGE": standin,
+            "LOOPNEST_DOCKER__PULL_POLICY": "never",
+        }
+
+        def run(*arguments: str) -> str:
+            command = Path(sys.executable).with_name("loopnest")
+            done = engine.run(str(command), *arguments, env=settings)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        yield run, engine
+    shutil.rmtree(tmp_path / "engine")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import signal
 import sys
 from datetime import timedelta
@@ -29,9 +27,6 @@ from loopnest_docker import naming
 from loopnest_docker.contents import has_entries
 from loopnest_docker.engine import Engine
 from loopnest_docker.settings import Engine as EngineSettings
-
-from ..own_engine import own_engine
-from ..requirements import missing
 
 ALL = LoopQuery(user_id=EVERYONE)
 HOST = Path(__file__).with_name("host_process.py")
@@ -275,30 +270,6 @@ async def test_entries_of_a_directory_are_found_running_and_stopped(open_manager
     await manager.close_session("c1")
     assert await found() == [False, True, True, False]
     await asked.aclose()
-
-
-@pytest.fixture
-def loopnest(tmp_path, standin):
-    """The command line on an engine of its own."""
-    if os.geteuid() != 0 or not shutil.which("dockerd"):
-        missing("An engine of a test's own needs root and dockerd", "'.ci/engine' installs it")
-    with own_engine(tmp_path / "engine") as engine:
-        engine.take_image(standin)
-        settings = {
-            "LOOPNEST_NAMESPACE": "pruned",
-            "LOOPNEST_STATE_DIR": str(tmp_path / "state"),
-            "LOOPNEST_DOCKER__IMAGE": standin,
-            "LOOPNEST_DOCKER__PULL_POLICY": "never",
-        }
-
-        def run(*arguments: str) -> str:
-            command = Path(sys.executable).with_name("loopnest")
-            done = engine.run(str(command), *arguments, env=settings)
-            assert done.returncode == 0, done.stdout + done.stderr
-            return done.stdout
-
-        yield run, engine
-    shutil.rmtree(tmp_path / "engine")
 
 
 def test_a_stopped_loop_survives_a_prune_with_the_documented_filter(loopnest):

@@ -152,22 +152,48 @@ async def test_a_missing_server_is_explained(opened):
         assert (await loops.get_loop("c1", ALICE)).reason == Reason.SERVER_MISSING
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 137), (signal.SIGTERM, 0)])
-async def test_a_loop_that_ends_by_itself_is_told_with_its_exit_code(opened, state_dir, number, code):
+#: How a nested server ends by itself, and what every manager must say of it.
+ENDS = {
+    "SIGKILL": (signal.SIGKILL, (LoopStatus.FAILED, Reason.KILLED, 137)),
+    "SIGTERM": (signal.SIGTERM, (LoopStatus.STOPPED, None, 0)),
+    "SIGINT": (signal.SIGINT, (LoopStatus.STOPPED, None, 130)),
+    "SIGUSR1": (signal.SIGUSR1, (LoopStatus.FAILED, Reason.EXITED, 138)),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_every_manager_says_the_same_of_an_end(opened, state_dir, end):
+    number, expected = ENDS[end]
     async with opened() as loops, loops.watch() as changes:
         await loops.start_loop(request(), ALICE)
         (server,) = servers_of(state_dir)
         server.send_signal(number)
-        told = await until(changes, LoopStatus.FAILED)
-        assert (told.reason, told.exit_code) == (Reason.EXITED, code)
+        told = await until(changes, expected[0])
+        assert (told.status, told.reason, told.exit_code) == expected
         listed = await loops.get_loop("c1", ALICE)
-        assert (listed.status, listed.reason, listed.exit_code) == (LoopStatus.FAILED, Reason.EXITED, code)
-        assert listed.log_tail == told.log_tail != ()
+        assert listed.log_tail == told.log_tail
+        assert bool(told.log_tail) is (told.status is LoopStatus.FAILED)
+        async with opened() as later:
+            for manager in (loops, later):
+                listed = await manager.get_loop("c1", ALICE)
+                assert (listed.status, listed.reason, listed.exit_code) == expected
         assert (await loops.close_session("c1", ALICE)).already
         assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.STOPPED
 
 
-async def test_a_loop_that_ended_unseen_is_listed_as_failed_by_the_next_host(opened, state_dir):
+@pytest.mark.parametrize(("mode", "code"), [("normal", 0), ("deaf", 137)])
+async def test_every_manager_says_that_a_closed_loop_is_stopped(opened, mode, code):
+    async with opened(stop_timeout=0.5) as loops, opened() as watching:
+        await loops.start_loop(request(mode=mode), ALICE)
+        assert (await watching.get_loop("c1", ALICE)).status is LoopStatus.RUNNING
+        await loops.close_session("c1", ALICE)
+        async with opened() as later:
+            for manager in (loops, watching, later):
+                listed = await manager.get_loop("c1", ALICE)
+                assert (listed.status, listed.reason, listed.exit_code) == (LoopStatus.STOPPED, None, code)
+
+
+async def test_an_end_that_nothing_saw_is_listed_by_the_next_host(opened, state_dir):
     async with opened() as loops:
         await loops.start_loop(request(), ALICE)
     (server,) = servers_of(state_dir)
@@ -176,12 +202,12 @@ async def test_a_loop_that_ended_unseen_is_listed_as_failed_by_the_next_host(ope
     supervisor.wait(30)  # it writes down how the server ended
     async with opened() as loops:
         listed = await loops.get_loop("c1", ALICE)
-        assert (listed.status, listed.reason, listed.exit_code) == (LoopStatus.FAILED, Reason.EXITED, 137)
-        assert "killed by signal 9" in listed.message
+        assert (listed.status, listed.reason, listed.exit_code) == (LoopStatus.FAILED, Reason.KILLED, 137)
+        assert "killed (SIGKILL)" in listed.message
         assert (await loops.start_loop(request(), ALICE)).status is LoopStatus.RUNNING
 
 
-async def test_a_restart_of_the_machine_is_seen_as_what_it_may_be(opened, state_dir):
+async def test_a_restart_of_the_machine_fails_its_loops(opened, state_dir):
     async with opened() as loops:
         await loops.start_loop(request(), ALICE)
     for process in processes_of(state_dir):
@@ -190,7 +216,9 @@ async def test_a_restart_of_the_machine_is_seen_as_what_it_may_be(opened, state_
             process.wait(30)
     kill_processes_of(state_dir)
     async with opened() as loops:
-        assert "perhaps this machine was restarted" in (await loops.get_loop("c1", ALICE)).message
+        listed = await loops.get_loop("c1", ALICE)
+        assert (listed.status, listed.reason, listed.exit_code) == (LoopStatus.FAILED, Reason.KILLED, None)
+        assert "crash or restart of its machine" in listed.message
 
 
 # --- closing ------------------------------------------------------------------------------------------------------
