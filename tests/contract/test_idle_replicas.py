@@ -81,7 +81,7 @@ async def test_a_long_use_through_one_replica_is_seen_by_the_other(loops):
             await asyncio.sleep(4)
             await two.sweep()
             assert await status(loops) is LoopStatus.RUNNING
-        await asyncio.sleep(3.5)
+        await asyncio.sleep(5)
         await two.sweep()
         assert await status(loops) is LoopStatus.STOPPED
 
