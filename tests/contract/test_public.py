@@ -56,6 +56,12 @@ def test_every_hook_has_an_example_that_is_python(name):
 
 
 @pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_is_documented_with_its_arguments(name):
+    guide = (TESTS.parent / "docs" / "plugins.md").read_text(encoding="utf-8")
+    assert f"| `{name}({', '.join(inspect.signature(getattr(specs, name)).parameters)})` |" in guide
+
+
+@pytest.mark.parametrize("name", HOOKS)
 def test_every_hook_is_async(name):
     assert inspect.iscoroutinefunction(getattr(specs, name))
 
