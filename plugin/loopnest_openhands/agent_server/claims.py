@@ -30,19 +30,19 @@ class Page:
     Attributes:
         infos: those that are well-formed.
         ids: of all whose ids are.
+        malformed: whether any has an id that can't be read.
         complete: there are no others.
-        malformed: how many have no id that can be read.
     """
 
     infos: tuple[Info, ...]
     ids: frozenset[UUID]
+    malformed: bool
     complete: bool
-    malformed: int = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether it lists nothing at all."""
-        return self.complete and not self.ids and not self.malformed
+        return self.complete and not self.ids
 
 
 def read_page(answer: Any) -> Page | None:
@@ -55,8 +55,8 @@ def read_page(answer: Any) -> Page | None:
     return Page(
         infos=tuple(item for item in first if is_info(item)),
         ids=frozenset(found for found in ids if found),
-        complete=len(items) <= PAGE and answer.get("next_page_id") is None,
-        malformed=ids.count(None),
+        malformed=None in ids,
+        complete=None not in ids and len(items) <= PAGE and answer.get("next_page_id") is None,
     )
 
 

@@ -33,6 +33,8 @@ from loopnest_openhands.agent_server.creations import Creations, left_nothing
 _DIALECT: Final = "agent-server"
 #: Tells the loops that this host made from others in its namespace.
 _NOTES: Final = {"host": "agent-server"}
+#: Exit codes of nested servers that were stopped from outside: by themselves, or by SIGTERM.
+_ASKED_TO_END: Final = frozenset({0, 143})
 
 
 class Conversations:
@@ -208,7 +210,12 @@ class Conversations:
             raise LoopFailed(loop.message or "The loop failed.", reason=loop.reason, log_tail=loop.log_tail)
         if loop.reason == Reason.FOREIGN_SECRET:
             raise LoopFailed(loop.message or "", reason=loop.reason)
-        return await self.start(loop.conversation_id)
+        try:
+            return await self.start(loop.conversation_id)
+        except LoopFailed as error:
+            if error.exit_code not in _ASKED_TO_END:
+                raise
+            return await self.start(loop.conversation_id)  # another replica was just stopping it
 
 
 def _answers(loop: Loop) -> bool:

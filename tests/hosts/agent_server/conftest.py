@@ -197,13 +197,15 @@ def new_info(conversation_id: str, **more: Any) -> dict[str, Any]:
 class Strategy:
     """Loops that are paths of `Nested`; ``starts`` counts how often each was started.
 
-    With ``notes``, loops have these, as where another replica made them. To close one waits for ``may_close``.
+    Starts fail with ``failure``, or the next one with the first of ``failures``. With ``notes``, loops have these, as
+    where another replica made them. To close one waits for ``may_close``.
     """
 
     base: str
     loops: dict[str, Loop] = field(default_factory=dict)
     starts: list[StartLoop] = field(default_factory=list)
     failure: Exception | None = None
+    failures: list[Exception] = field(default_factory=list)
     notes: dict[str, str] | None = None
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     may_close: asyncio.Event | None = None
@@ -212,6 +214,8 @@ class Strategy:
     def start_loop(self, request: StartLoop) -> Loop:
         if self.failure:
             raise self.failure
+        if self.failures:
+            raise self.failures.pop(0)
         self.starts.append(request)
         key = request.conversation_id
         loop = Loop(

@@ -155,7 +155,9 @@ async def test_a_fork_that_only_its_nested_server_knows_keeps_the_loop(host, tmp
     assert set(await items(host)) == {TWO}
 
 
-@pytest.mark.parametrize("page", [b"[]", b"{}", b'{"items": []', b'{"items": [], "next_page_id": "7"}'])
+@pytest.mark.parametrize(
+    "page", [b"[]", b"{}", b'{"items": []', b'{"items": [], "next_page_id": "7"}', b'{"items": [7]}']
+)
 async def test_an_answer_that_is_no_whole_listing_loses_nothing(host, page):
     host.nested.pages[ONE] = page
     assert (await items(host))[ONE]["execution_status"] == "idle"

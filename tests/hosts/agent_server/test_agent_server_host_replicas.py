@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from loopnest import LoopStatus
+from loopnest import LoopFailed, LoopStatus
 from loopnest_openhands.agent_server.socket_proxy import NO_PROXY
 
 ONE = str(uuid.uuid4())
@@ -72,6 +72,13 @@ async def test_a_request_that_meets_a_loop_being_stopped_from_elsewhere_wakes_it
     host.strategy.loops[ONE] = host.strategy.stopped(ONE)
     assert (await asking).status_code == 200
     assert len(host.strategy.starts) == 2
+
+
+@pytest.mark.parametrize(("exit_code", "status"), [(143, 200), (1, 502)])
+async def test_a_start_that_meets_a_stop_from_elsewhere_is_tried_again(host, exit_code, status):
+    host.strategy.loops[ONE] = host.strategy.stopped(ONE)
+    host.strategy.failures.append(LoopFailed("It ended.", exit_code=exit_code))
+    assert (await host.client.post(f"{PATH}/run")).status_code == status
 
 
 async def test_what_a_nested_server_did_for_a_host_elsewhere_counts(open_host, tmp_path):
