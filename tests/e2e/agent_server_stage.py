@@ -89,6 +89,7 @@ def environment_of(namespace: str, directory: Path) -> dict[str, str]:
         "OH_PRELOAD_TOOLS": "0",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "OPENHANDS_SUPPRESS_BANNER": "1",
+        "COLUMNS": "1000",  # in which the server wraps what it logs
     }
 
 

@@ -13,8 +13,6 @@ from loopnest import LoopStatus
 
 from .agent_server_stage import NEWEST, Outer, body, created, environment_of, message, open_outer, until
 
-#: Seconds without use after which loops stop.
-IDLE = 6
 #: No test here asks a model anything.
 MODEL = "http://127.0.0.1:9/v1"
 STORE = "/workspace/.openhands/conversations"
@@ -23,9 +21,14 @@ pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture
-async def outer(namespace, agent_server_image, tmp_path) -> AsyncIterator[Outer]:
-    environment = environment_of(namespace, tmp_path)
-    environment |= {"OH_CONVERSATION_IDLE_TTL_SECONDS": str(IDLE), "LOG_JSON": "true"}  # one line a message
+def idle() -> int:
+    """Seconds without use after which loops stop."""
+    return 1200
+
+
+@pytest.fixture
+async def outer(namespace, agent_server_image, tmp_path, idle) -> AsyncIterator[Outer]:
+    environment = environment_of(namespace, tmp_path) | {"OH_CONVERSATION_IDLE_TTL_SECONDS": str(idle)}
     async with open_outer(NEWEST, environment, tmp_path) as opened:
         yield opened
 
@@ -73,6 +76,7 @@ async def killed(outer: Outer, engine: Any, path: str, container: str) -> None:
     await until(is_known, "the host knows that the nested server was killed")
 
 
+@pytest.mark.parametrize("idle", [15])
 async def test_a_lost_store_leaves_loop_and_workspace_and_is_reported(outer, shell, engine, containers, open_manager):
     path = await created(outer, MODEL)
     shell(path, f"echo precious > /workspace/project/work.txt; find {STORE} -type f -exec truncate -s 0 {{}} +")

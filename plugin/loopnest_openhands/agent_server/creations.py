@@ -86,8 +86,11 @@ class Creations:
     async def _set_aside(self, server: NestedServer, conversation_id: UUID) -> None:
         """Move what is left of a lost history away, as its nested server would fail on it; an operator may need it."""
         entry = self._conversations.catalog.get(conversation_id)
-        if entry and entry.lost and isinstance(left := entry.info.get("persistence_dir"), str):
-            await _run(server, _SET_ASIDE.format(left=shlex.quote(left)))
+        left = entry.info.get("persistence_dir") if entry else None
+        if isinstance(left, str):
+            answer = await server.respond("GET", f"/api/conversations/{conversation_id}", timeout=looks.GLANCE)
+            if answer.status_code == 404:
+                await _run(server, _SET_ASIDE.format(left=shlex.quote(left)))
 
     async def _loop(self, conversation_id: UUID, variables: Mapping[str, str]) -> tuple[Loop, bool]:
         """Start the loop, and return whether this request made it: another replica may have, since it was looked up."""

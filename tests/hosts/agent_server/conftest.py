@@ -69,6 +69,7 @@ class Nested:
     infos: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     bodies: list[Any] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
     frames: list[str] = field(default_factory=list)
     refusal: tuple[int, Any] | None = None
     answer: Any = None
@@ -109,6 +110,7 @@ class Nested:
         return JSONResponse({"idle_time": self.idle_time})
 
     async def pwd(self, request: Request) -> Response:
+        self.commands.append((await request.json())["command"])
         return JSONResponse({"stdout": "/workspace/project\n"})
 
     async def create(self, request: Request) -> Response:
@@ -197,8 +199,8 @@ def new_info(conversation_id: str, **more: Any) -> dict[str, Any]:
 class Strategy:
     """Loops that are paths of `Nested`; ``starts`` counts how often each was started.
 
-    Starts fail with ``failure``, or the next one with the first of ``failures``. With ``notes``, loops have
-    these, as where another replica made them. Closing one waits for ``may_close``.
+    Starts fail with ``failure``, or the next one with the first of ``failures``. With ``notes``, loops have these, as
+    where another replica made them. To close one waits for ``may_close``.
     """
 
     base: str

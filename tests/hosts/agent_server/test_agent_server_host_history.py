@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import uuid
 from typing import Any
 
@@ -91,6 +92,18 @@ async def test_a_lost_conversation_can_be_created_again(host):
     assert (await host.create(ONE)).status_code == 201
     assert len(host.strategy.loops) == 1
     assert (await items(host))[ONE]["execution_status"] == "idle"
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_what_is_left_of_a_history_is_moved_away_only_where_it_is_lost(host, is_lost):
+    host.nested.infos[ONE][ONE]["persistence_dir"] = "/store/it's here"
+    await items(host)
+    if is_lost:
+        lose(host)
+    await host.create(ONE)
+    moves = [command for command in host.nested.commands if "mv -T" in command]
+    assert len(moves) == is_lost
+    assert all(shlex.quote("/store/it's here") in command for command in moves)
 
 
 async def test_a_conversation_that_comes_back_is_no_longer_lost(host):
