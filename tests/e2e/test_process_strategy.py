@@ -34,7 +34,7 @@ def agent_server_python() -> Path:
     if not python:
         cure = (
             "'uv venv -p 3.13 /tmp/nested && uv pip install -p /tmp/nested openhands-agent-server==1.58.0 "
-            f"openhands-tools==1.58.0', then {variable}=/tmp/nested/bin/python"
+            f"openhands-sdk==1.58.0 openhands-tools==1.58.0', then {variable}=/tmp/nested/bin/python"
         )
         missing(f"{variable} is not set", cure)
     return Path(str(python))

@@ -31,8 +31,9 @@ from ..conftest import missing
 
 VARIABLE = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
 CURE = (
-    f"Make an environment with openhands-agent-server and openhands-tools ('uv venv -p 3.13 DIR; VIRTUAL_ENV=DIR uv "
-    f"pip install openhands-agent-server openhands-tools') and set {VARIABLE}=DIR/bin/python."
+    "Make an environment with the agent server ('uv venv -p 3.13 DIR; VIRTUAL_ENV=DIR uv pip install "
+    "openhands-agent-server==1.58.0 openhands-sdk==1.58.0 openhands-tools==1.58.0') and set "
+    f"{VARIABLE}=DIR/bin/python."
 )
 
 
