@@ -19,6 +19,7 @@ from loopnest.survey import SurveyedPlugin, survey
 from loopnest_cli.options import AsJson, Options, new_app
 from loopnest_cli.output import Column, console, print_json, print_table, printable, styled
 from loopnest_cli.runner import run
+from loopnest_openhands.agent_server import upstream
 
 app = new_app()
 
@@ -104,6 +105,7 @@ def _row(plugin: SurveyedPlugin) -> list[str | None]:
 def _findings(options: Options) -> Iterator[Finding]:
     read = _read(options)
     yield Finding(check="python", level="ok", message=f"{platform.python_version()}, {sys.executable}")
+    yield from upstream.examine()
     yield _configuration(read)
     if read.settings:
         yield _state_directory(read.settings.state_dir)

@@ -12,6 +12,7 @@ import typer
 
 from loopnest import ConfigurationError, LoopManager
 from loopnest_cli.options import Options, new_app
+from loopnest_openhands.agent_server import upstream
 
 app = new_app()
 serve = new_app(no_args_is_help=True, help="Serve a host whose conversations run as loops.")
@@ -55,7 +56,7 @@ def _imported(name: str) -> Any:
     except ImportError as error:
         raise ConfigurationError(
             f"The agent server can't be served here ({error}). Install it beside loopnest: "
-            "pip install openhands-agent-server openhands-tools (Python 3.12 or newer)."
+            f"{upstream.how_to_install()} (Python 3.12 or newer)."
         ) from error
 
 

@@ -25,16 +25,16 @@ def _nothing_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Mapping[str, str]], None]:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let a distribution offer entry points, as if it were installed."""
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(PACKAGES)
 
-    def add(distribution: str, entry_points: Mapping[str, str]) -> None:
-        info = site / f"{distribution}-1.2.dist-info"
+    def add(distribution: str, entry_points: Mapping[str, str], version: str = "1.2") -> None:
+        info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
         lines = [f"{name} = {value}" for name, value in entry_points.items()]
         (info / "entry_points.txt").write_text("\n".join(["[loopnest]", *lines]))
         monkeypatch.syspath_prepend(site)

@@ -82,6 +82,15 @@ def test_doctor_finds_nothing_wrong_where_nothing_is(shelf, loopnest):
     assert found["configuration"]["message"].endswith("loopnest.toml")
 
 
+def test_doctor_names_what_is_of_another_release_than_the_agent_server(shelf, install, loopnest):
+    for name, version in (("agent-server", "1.58.0"), ("sdk", "1.20.0"), ("tools", "1.58.0")):
+        install(f"openhands-{name}", {}, version)
+    shown = loopnest("doctor", code=1).stdout
+    assert "openhands-sdk 1.20.0 is installed beside openhands-agent-server 1.58.0." in shown
+    assert "Install openhands-sdk==1.58.0." in shown
+    assert "openhands-tools" not in shown
+
+
 def test_doctor_warns_of_broken_packages_that_nobody_uses(crowded, loopnest):
     assert findings(loopnest)["plugin broken"]["level"] == "warning"
 

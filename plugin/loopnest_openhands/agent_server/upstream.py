@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from loopnest import ConfigurationError
+from loopnest import ConfigurationError, Finding
 
 _log = logging.getLogger(__name__)
 _DISTRIBUTION: Final = "openhands-agent-server"
+#: Released with it, from the same sources. It requires them, but says no releases, and works with its own only.
+_PARTS: Final = ("openhands-sdk", "openhands-tools")
 #: The oldest and the newest version that this host was tested with.
 TESTED: Final = ("1.49.0", "1.58.0")
 _SELECTABLE: Final = "OH_CONVERSATION_RUNTIME_SELECTABLE"
@@ -77,13 +79,40 @@ def load(config: Any = None) -> Stock:
     return Stock(app, local, idle_after, variables, service, lambda: _stored_settings(config))
 
 
-def _check_version() -> None:
+def how_to_install(release: str = TESTED[-1]) -> str:
+    """The command that installs a release of the agent server."""
+    return " ".join(("pip install", *(f"{name}=={release}" for name in (_DISTRIBUTION, *_PARTS))))
+
+
+def examine() -> list[Finding]:
+    """An error for each part that is not of the agent server's release; nothing where there is no agent server."""
+    server = _installed(_DISTRIBUTION)
+    return [_unfit(name, server) for name in _PARTS if server and _installed(name) != server]
+
+
+def _unfit(name: str, server: str) -> Finding:
+    installed = _installed(name)
+    found = f"{name} {installed} is installed" if installed else f"{name} is not installed"
+    message = f"{found} beside {_DISTRIBUTION} {server}."
+    return Finding(check="agent server", level="error", message=message, advice=f"Install {name}=={server}.")
+
+
+def _installed(name: str) -> str | None:
     try:
-        installed = version(_DISTRIBUTION)
+        return version(name)
     except PackageNotFoundError:
+        return None
+
+
+def _check_version() -> None:
+    installed = _installed(_DISTRIBUTION)
+    if installed is None:
         raise ConfigurationError(
-            f"{_DISTRIBUTION} is not installed. Install it: pip install {_DISTRIBUTION} openhands-tools (Python 3.12)."
-        ) from None
+            f"{_DISTRIBUTION} is not installed. Install it: {how_to_install()} (Python 3.12 or newer)."
+        )
+    if findings := examine():
+        words = " ".join(f"{it.message} {it.advice}" for it in findings)
+        raise ConfigurationError(f"The agent server can't be served: {words}")
     if not _minor(TESTED[0]) <= _minor(installed) <= _minor(TESTED[1]):
         _log.warning(
             "%s %s is outside the range that loopnest was tested with (%s to %s).", _DISTRIBUTION, installed, *TESTED
@@ -132,4 +161,11 @@ def _with(config: Any, **changes: object) -> Any:
 
 
 def _module(name: str) -> Any:
-    return importlib.import_module(f"openhands.agent_server.{name}")
+    try:
+        return importlib.import_module(f"openhands.agent_server.{name}")
+    except ImportError as error:
+        installed = version(_DISTRIBUTION)
+        raise ConfigurationError(
+            f"{_DISTRIBUTION} {installed} can't be imported here ({error}). Install it into an environment of its own, "
+            f"beside loopnest: {how_to_install(installed)}."
+        ) from error
