@@ -21,8 +21,8 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from .. import requirements
 from ..documents import ROOT, Block, blocks
-from ..e2e.conftest import missing
 from ..ports import free_port
 from ..processes import end, inherited
 
@@ -102,7 +102,7 @@ def _interpreter(name: str) -> str:
     """A Python that runs; a version manager's shim may refuse to."""
     managed = (str(path) for path in Path.home().glob(f".pyenv/versions/*/bin/{name}"))
     runs = (path for path in filter(None, (shutil.which(name), *managed)) if _runs(path))
-    return next(runs, None) or missing(f"No {name} runs here", f"Have {name} on the PATH.")
+    return next(runs, None) or requirements.missing(f"No {name} runs here", f"Have {name} on the PATH.")
 
 
 def _runs(python: str) -> bool:
@@ -124,7 +124,9 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def variables(programs: Path, tmp_path: Path) -> dict[str, str]:
     """A reader's, and no state of theirs; loops, of which none is started, are processes."""
-    theirs = {name: value for name, value in inherited().items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    theirs = {
+        name: value for name, value in inherited(tmp_path).items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))
+    }
     return {
         **theirs,
         "PATH": f"{programs}:{os.environ['PATH']}",
