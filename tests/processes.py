@@ -12,14 +12,25 @@ from pathlib import Path
 
 import psutil
 
-#: Begins the variables that configure loopnest, hosts and models. And a server that compiles all its modules anew takes
-#: three quarters of a minute to start.
-_LEFT_OUT = ("LOOPNEST_", "OH_", "LLM_", "OTEL_", "LMNR_", "OPENHANDS_OBSERVABILITY_", "PYTHONDONTWRITEBYTECODE")
+#: Begins the variables that configure loopnest, hosts and models, or name directories of the user's. And a server that
+#: compiles all its modules anew takes three quarters of a minute to start.
+_LEFT_OUT = (
+    *("LOOPNEST_", "OH_", "LLM_", "OTEL_", "LMNR_", "OPENHANDS_OBSERVABILITY_"),
+    *("XDG_", "PYTHONDONTWRITEBYTECODE"),
+)
 
 
-def inherited() -> dict[str, str]:
+def inherited(home: Path) -> dict[str, str]:
     """The variables of this test run, without those that would change what a host does."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_LEFT_OUT)}
+    return {**{name: value for name, value in os.environ.items() if not name.startswith(_LEFT_OUT)}, **at_home(home)}
+
+
+def at_home(home: Path) -> dict[str, str]:
+    """Variables that give a server a home directory, and its agents terminals of their own.
+
+    In the user's, shells run the user's ``.bashrc``: pyenv's lines there wait a minute once a shell was killed in them.
+    """
+    return {"HOME": str(home), "TMUX_TMPDIR": str(home)}
 
 
 def end(process: subprocess.Popen[bytes], log: Path, how: signal.Signals = signal.SIGTERM) -> None:

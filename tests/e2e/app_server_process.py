@@ -15,11 +15,8 @@ import httpx
 from ..processes import end, inherited
 
 ROOT = Path(__file__).parents[2]
-#: The tested versions, and what names an interpreter that has them.
-INTERPRETERS = {
-    "1.11.0": "LOOPNEST_TEST_APP_SERVER_PYTHON",
-    "1.9.3": "LOOPNEST_TEST_APP_SERVER_PYTHON_193",
-}
+#: The tested versions.
+VERSIONS = ("1.11.0", "1.9.3")
 
 
 @dataclass
@@ -38,7 +35,7 @@ class AppServer:
 def environment(directory: Path, **variables: str) -> dict[str, str]:
     """What the app server needs to run alone: no frontend, no network, files below ``directory``."""
     return {
-        **inherited(),
+        **inherited(directory),
         "OH_PERSISTENCE_DIR": str(directory / "app-server"),
         "OH_SECRET_KEY": secrets.token_hex(16),
         "SERVE_FRONTEND": "false",

@@ -6,10 +6,9 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
-from docker.errors import DockerException
 
 import docker
 from loopnest import LoopManager, LoopnestSettings
@@ -17,6 +16,7 @@ from loopnest_docker import naming
 from loopnest_docker.hooks import DockerStrategy
 from loopnest_docker.settings import DockerSettings
 
+from .. import requirements
 from ..namespaces import own_namespace
 
 ROOT = Path(__file__).parents[2]
@@ -25,31 +25,18 @@ BASE_IMAGE = os.environ.get("LOOPNEST_TEST_BASE_IMAGE", "loopnest-base:trixie")
 OpenManager = Callable[..., Awaitable[LoopManager]]
 
 
-def missing(what: str, cure: str) -> NoReturn:
-    """Fail in CI, where everything must be there; skip elsewhere, and say how to get it."""
-    message = f"{what}. {cure}"
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)  # on a developer's machine only: CI failed above
-
-
 @pytest.fixture(scope="session")
 def engine() -> Iterator[docker.APIClient]:
-    try:
-        client = docker.APIClient(version="auto", timeout=60)
-    except DockerException as error:
-        missing(f"No Docker engine answers ({error})", "'.ci/engine' starts one")
-    yield client
-    client.close()
+    with requirements.engine() as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
 def standin(engine: docker.APIClient) -> str:
     """The image of a nested server that boots at once and misbehaves on demand."""
-    if not engine.images(BASE_IMAGE):
-        missing(f"The engine has no image {BASE_IMAGE}", "'.ci/images' builds it")
+    arguments = {"BASE_IMAGE": requirements.image(engine, BASE_IMAGE)}
     context = str(ROOT / "tests" / "standin")
-    lines = list(engine.build(path=context, tag=STANDIN, buildargs={"BASE_IMAGE": BASE_IMAGE}, rm=True, decode=True))
+    lines = list(engine.build(path=context, tag=STANDIN, buildargs=arguments, rm=True, decode=True))
     assert "error" not in lines[-1], lines[-1]
     return STANDIN
 
@@ -59,10 +46,7 @@ def agent_server_image(engine: docker.APIClient) -> str:
     """The image of the real agent server."""
     from loopnest_docker.image import TESTED
 
-    image = f"loopnest/agent-server:{TESTED['agent-server']}"
-    if not engine.images(image):
-        missing(f"The engine has no image {image}", "'.ci/images' or 'loopnest image build' builds it")
-    return image
+    return requirements.image(engine, f"loopnest/agent-server:{TESTED['agent-server']}")
 
 
 @pytest.fixture

@@ -23,13 +23,13 @@ from websockets.asyncio.client import connect
 from loopnest_cli import scripted_model
 from loopnest_docker import naming
 
+from .. import requirements
 from ..namespaces import gateway, own_namespace
 from ..ports import free_port
 from ..processes import inherited
-from .conftest import missing
 
 KEY = "outer-key"
-PYTHON = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
+NEWEST = "1.58.0"
 SDK_CLIENT = Path(__file__).with_name("sdk_remote_conversation.py")
 #: Seconds for what needs a container to boot on a busy machine.
 PATIENCE = 600.0
@@ -51,7 +51,7 @@ class Outer:
 
     async def start(self, **variables: str) -> None:
         command = (self._python, "-m", "uvicorn", "loopnest_openhands.agent_server:app", "--factory")
-        environment = {**inherited(), **self._environment, **variables}
+        environment = {**inherited(self._directory), **self._environment, **variables}
         with self.log.open("a") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *command, "--port", str(self._port), env=environment, cwd=self._directory, stdout=output, stderr=output
@@ -127,7 +127,7 @@ def environment(namespace, surroundings, agent_server_image, tmp_path_factory) -
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_outer(environment, tmp_path_factory) -> AsyncIterator[Outer]:
-    async with _outer("", environment, tmp_path_factory.mktemp("log")) as outer:
+    async with _outer(NEWEST, environment, tmp_path_factory.mktemp("log")) as outer:
         yield outer
 
 
@@ -142,21 +142,13 @@ async def outer(shared_outer) -> AsyncIterator[Outer]:
 
 @contextlib.asynccontextmanager
 async def _outer(version: str, environment: dict[str, str], directory: Path) -> AsyncIterator[Outer]:
-    outer = Outer(_python(version), directory, environment)
+    outer = Outer(requirements.server(f"agent-server-{version}"), directory, environment)
     await outer.start()
     try:
         yield outer
     finally:
         await outer.end()
         await outer.client.aclose()
-
-
-def _python(version: str) -> str:
-    """An interpreter that has the agent server, and loopnest."""
-    variable = PYTHON + version
-    if variable not in os.environ:
-        missing(f"{variable} is not set", "'.ci/servers' makes such an interpreter")
-    return os.environ[variable]
 
 
 def _environment(namespace: str, surroundings: Surroundings, directory: Path) -> dict[str, str]:
@@ -243,20 +235,20 @@ async def test_a_conversation_from_its_creation_to_its_end(outer, model, contain
 
 
 async def test_the_sdks_remote_client_runs_a_conversation_as_it_is(outer, model):
-    await _run_sdk_client(_python(""), outer, model)
+    await _run_sdk_client(NEWEST, outer, model)
 
 
-@pytest.mark.parametrize("version", ["1.54", "1.49"])
+@pytest.mark.parametrize("version", ["1.54.0", "1.49.0"])
 async def test_so_it_does_with_older_versions_and_those_say_that_the_image_is_newer(
     namespace, surroundings, agent_server_image, model, version, tmp_path
 ):
-    suffix = "_" + version.replace(".", "_")
-    async with _outer(suffix, _environment(namespace, surroundings, tmp_path), tmp_path) as outer:
-        await _run_sdk_client(_python(suffix), outer, model)
-        assert f"the host beside loopnest was made for {version}." in outer.log.read_text()
+    async with _outer(version, _environment(namespace, surroundings, tmp_path), tmp_path) as outer:
+        await _run_sdk_client(version, outer, model)
+        assert f"the host beside loopnest was made for {version}" in outer.log.read_text()
 
 
-async def _run_sdk_client(python: str, outer: Outer, model: scripted_model.ScriptedModel) -> None:
+async def _run_sdk_client(version: str, outer: Outer, model: scripted_model.ScriptedModel) -> None:
+    python = requirements.server(f"agent-server-{version}")
     environment = {**os.environ, "SESSION_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     client = await asyncio.create_subprocess_exec(
         *(python, str(SDK_CLIENT), outer.url, model.url, "run: echo hello-$((6*7)) $TOKEN"),

@@ -18,23 +18,18 @@ import pytest
 import docker
 from loopnest_cli.scripted_model import serve
 
+from .. import requirements
 from ..ports import free_port
-from .app_server_process import INTERPRETERS, ROOT, AppServer, app_server, environment
-from .conftest import missing
+from .app_server_process import ROOT, VERSIONS, AppServer, app_server, environment
 
 #: The image of each version of the app server: its own agent server's version, with a browser.
 IMAGES = {"1.11.0": "loopnest/app-sandbox:1.34.0", "1.9.3": "loopnest/app-sandbox:1.33.0"}
 PATIENCE = 240.0
 
 
-@pytest.fixture(params=list(IMAGES))
-def version(request: pytest.FixtureRequest, engine: docker.APIClient) -> str:
-    version = str(request.param)
-    if INTERPRETERS[version] not in os.environ:
-        missing(f"{INTERPRETERS[version]} names no interpreter with openhands-ai {version}", "'.ci/servers' makes one")
-    if not engine.images(IMAGES[version]):
-        missing(f"The engine has no image {IMAGES[version]}", "'.ci/images' builds it")
-    return version
+@pytest.fixture(params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
@@ -45,7 +40,7 @@ def gateway(engine: docker.APIClient) -> str:
 
 
 @pytest.fixture
-def server(version: str, gateway: str, namespace: str, tmp_path: Path) -> Iterator[AppServer]:
+def server(version: str, engine: docker.APIClient, gateway: str, namespace: str, tmp_path: Path) -> Iterator[AppServer]:
     """The app server, its settings pointing at a scripted model."""
     port = free_port(gateway)
     with ExitStack() as stack:
@@ -56,7 +51,7 @@ def server(version: str, gateway: str, namespace: str, tmp_path: Path) -> Iterat
             namespace = "{namespace}"
             state_dir = "{tmp_path}/state"
             [loopnest.docker]
-            image = "{IMAGES[version]}"
+            image = "{requirements.image(engine, IMAGES[version])}"
             pull_policy = "never"
             start_timeout = {PATIENCE}
             host_access = [{port}, {model_port}]
@@ -71,7 +66,8 @@ def server(version: str, gateway: str, namespace: str, tmp_path: Path) -> Iterat
             OH_SANDBOX_HOST_PORT=str(port),
         )
         log = tmp_path / "server.log"
-        running = stack.enter_context(app_server(os.environ[INTERPRETERS[version]], gateway, port, variables, log))
+        python = requirements.server(f"openhands-{version}")
+        running = stack.enter_context(app_server(python, gateway, port, variables, log))
         llm = {"model": "openai/gpt-4o", "base_url": model.url, "api_key": "sk-scripted"}
         running.http.post("/settings", json={"agent_settings_diff": {"llm": llm}}).raise_for_status()
         yield running
@@ -145,19 +141,18 @@ def test_a_conversation_runs_pauses_resumes_and_is_deleted(
 
 
 @pytest.mark.parametrize(
-    ("variable", "image", "host"),
+    ("host", "image", "version"),
     [
-        ("LOOPNEST_TEST_APP_SERVER_PYTHON", "loopnest/agent-server:1.58.0", "1.34.0"),
-        ("LOOPNEST_TEST_AGENT_SERVER_PYTHON", "loopnest/app-sandbox:1.34.0", "1.58.0"),
+        ("openhands-1.11.0", "loopnest/agent-server:1.58.0", "1.34.0"),
+        ("agent-server-1.58.0", "loopnest/app-sandbox:1.34.0", "1.58.0"),
     ],
 )
 def test_doctor_says_where_the_image_is_of_another_version_than_the_host(
-    variable: str, image: str, host: str, engine: docker.APIClient, tmp_path: Path
+    host: str, image: str, version: str, engine: docker.APIClient, tmp_path: Path
 ) -> None:
-    if variable not in os.environ or not engine.images(image):
-        missing(f"{variable} is not set, or the engine has no {image}", "'.ci/servers' and '.ci/images' make them")
-    doctor = Path(os.environ[variable]).with_name("loopnest")
-    variables = {**os.environ, "LOOPNEST_DOCKER__IMAGE": image, "LOOPNEST_STATE_DIR": str(tmp_path)}
+    doctor = Path(requirements.server(host)).with_name("loopnest")
+    own = {"LOOPNEST_DOCKER__IMAGE": requirements.image(engine, image), "LOOPNEST_STATE_DIR": str(tmp_path)}
+    variables = {**os.environ, **own}
     told = subprocess.run([doctor, "doctor"], env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert f"but the host beside loopnest was made for {host}" in told.stdout
-    assert f"'version = \"{host}\"'" in told.stdout
+    assert f"but the host beside loopnest was made for {version}" in told.stdout
+    assert f"'version = \"{version}\"'" in told.stdout

@@ -46,7 +46,7 @@ class Shell:
 
 @pytest.fixture
 def environment(namespace: str, tmp_path: Path) -> dict[str, str]:
-    return {**inherited(), "LOOPNEST_NAMESPACE": namespace, "LOOPNEST_STATE_DIR": str(tmp_path / "state")}
+    return {**inherited(tmp_path), "LOOPNEST_NAMESPACE": namespace, "LOOPNEST_STATE_DIR": str(tmp_path / "state")}
 
 
 @pytest.fixture

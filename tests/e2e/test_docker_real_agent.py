@@ -19,6 +19,8 @@ from loopnest_docker.settings import DockerSettings
 from loopnest_nested.client import NestedServer, new_http_client
 from loopnest_nested.dialects import get_dialect
 
+from .. import requirements
+
 SDK_CLIENT = Path(__file__).with_name("sdk_client.py")
 
 
@@ -87,15 +89,11 @@ async def test_a_stopped_loop_comes_back_with_its_history_workspace_and_model_ke
 
 
 async def test_the_sdk_s_own_remote_client_drives_the_loop(manager, model):
-    interpreter = os.environ.get("LOOPNEST_TEST_AGENT_SERVER_PYTHON")
-    if not interpreter:
-        from tests.e2e.conftest import missing
-
-        missing("LOOPNEST_TEST_AGENT_SERVER_PYTHON is not set", "name an interpreter that has openhands-sdk")
+    interpreter = requirements.server("agent-server-1.58.0")
     await manager.start_loop(request(model))
     [loop] = await _listed(manager)
     client = await asyncio.create_subprocess_exec(
-        str(interpreter),
+        interpreter,
         str(SDK_CLIENT),
         loop.url,
         loop.nested_id,

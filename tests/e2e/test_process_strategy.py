@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,9 @@ from loopnest_nested.dialects import get_dialect
 from loopnest_process.hooks import ProcessStrategy
 from loopnest_process.settings import ProcessSettings
 
-from ..processes import kill_processes_of, processes_of
+from .. import requirements
+from ..processes import at_home, kill_processes_of, processes_of
 from ..received import received
-from .conftest import missing
 
 ALICE = "alice@example.com"
 #: Nobody listens there; the messages of these tests do not run the agent.
@@ -29,27 +28,17 @@ LLM = Llm(model="openai/scripted", api_key=SecretStr("sk-nobody"), base_url="htt
 @pytest.fixture(scope="session")
 def agent_server_python() -> Path:
     """An interpreter that has the real agent server."""
-    variable = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
-    python = os.environ.get(variable)
-    if not python:
-        cure = (
-            "'uv venv -p 3.13 /tmp/nested && uv pip install -p /tmp/nested openhands-agent-server==1.58.0 "
-            f"openhands-tools==1.58.0', then {variable}=/tmp/nested/bin/python"
-        )
-        missing(f"{variable} is not set", cure)
-    return Path(str(python))
+    return Path(requirements.server("agent-server-1.58.0"))
 
 
 @pytest.fixture
 def new_manager(agent_server_python, tmp_path):
     settings = LoopnestSettings(strategy="process", state_dir=tmp_path, secret="a secret of the tests")
-    yield lambda: LoopManager.from_plugins(
-        ProcessStrategy(ProcessSettings(python=agent_server_python)), settings=settings
-    )
+    process = ProcessSettings(python=agent_server_python, environment=at_home(tmp_path))
+    yield lambda: LoopManager.from_plugins(ProcessStrategy(process), settings=settings)
     kill_processes_of(tmp_path)
 
 
-@pytest.mark.repeated
 class TestProcessStrategy(StrategyConformance):
     @pytest.fixture
     def new_manager(self, new_manager):

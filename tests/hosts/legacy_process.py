@@ -17,7 +17,6 @@ import socketio
 from ..ports import free_port
 from ..processes import end, inherited
 
-INTERPRETER = "LOOPNEST_TEST_OPENHANDS_PYTHON"
 ADAPTER = "loopnest_openhands.ConversationManager"
 #: Seconds: the server imports for 10 on a quiet machine.
 _BOOT = 300
@@ -132,7 +131,7 @@ class Listener:
 def environment(directory: Path, **variables: str) -> dict[str, str]:
     """The variables of a host that keeps everything in ``directory``."""
     return {
-        **inherited(),
+        **inherited(directory),
         "CONVERSATION_MANAGER_CLASS": ADAPTER,
         "RUNTIME": "docker",
         "ENABLE_V1": "0",

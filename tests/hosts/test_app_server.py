@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ..e2e.app_server_process import INTERPRETERS, ROOT, AppServer, app_server, environment
-from ..e2e.conftest import missing
+from .. import requirements
+from ..e2e.app_server_process import ROOT, VERSIONS, AppServer, app_server, environment
 from ..ports import free_port
 
 PACKAGES = Path(__file__).parent / "packages"
@@ -22,12 +22,9 @@ ALICE, BOB = {"X-User": "alice@example.org"}, {"X-User": "bob@example.org"}
 SPECS = [{"id": "loopnest", "command": None, "initial_env": {"COLOR": "blue"}}, {"id": "missing", "command": None}]
 
 
-@pytest.fixture(scope="module", params=list(INTERPRETERS))
+@pytest.fixture(scope="module", params=VERSIONS)
 def python(request: pytest.FixtureRequest) -> str:
-    variable = INTERPRETERS[request.param]
-    if variable not in os.environ:
-        missing(f"{variable} names no interpreter with openhands-ai {request.param}", "'.ci/servers' makes one")
-    return os.environ[variable]
+    return requirements.server(f"openhands-{request.param}")
 
 
 @pytest.fixture(scope="module")

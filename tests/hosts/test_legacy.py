@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from ..e2e.conftest import missing
-from .legacy_process import INTERPRETER, environment
+from .. import requirements
+from .legacy_process import environment
 
 PACKAGES = Path(__file__).parent / "packages"
 ROOT = Path(__file__).parents[2]
@@ -67,11 +67,10 @@ def pretending(directory: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    if INTERPRETER not in os.environ:
-        missing(f"{INTERPRETER} names no interpreter with openhands-ai 1.6.0 and loopnest", "'.ci/servers' makes one")
+    python = requirements.server("openhands-1.6.0")
     directory = tmp_path_factory.mktemp("legacy")
     variables = environment(directory, **pretending(directory))
-    command = [os.environ[INTERPRETER], str(PACKAGES / "legacy_checks.py"), str(directory)]
+    command = [python, str(PACKAGES / "legacy_checks.py"), str(directory)]
     ran = subprocess.run(
         command, cwd=directory, env=variables, capture_output=True, text=True, timeout=600, check=False
     )

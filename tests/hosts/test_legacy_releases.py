@@ -19,24 +19,20 @@ import loopnest_docker
 from loopnest_nested.dialects import Place
 from loopnest_nested.dialects.openhands_v0 import OpenHandsV0
 
-from ..e2e.conftest import missing
+from .. import requirements
 from ..ports import free_port
 from ..processes import inherited
 from .legacy_process import LegacyHost
 from .test_legacy import pretending
 
 #: 1.6.0 is what all other tests are about.
-INTERPRETERS = {"0.62.0": "LOOPNEST_TEST_OPENHANDS_0_62_PYTHON", "1.0.0": "LOOPNEST_TEST_OPENHANDS_1_0_PYTHON"}
+VERSIONS = ("0.62.0", "1.0.0")
 SERVE = Path(loopnest_docker.__file__).parent / "images" / "openhands-v0" / "serve.py"
 
 
-@pytest.fixture(params=list(INTERPRETERS))
+@pytest.fixture(params=VERSIONS)
 def python(request: pytest.FixtureRequest) -> str:
-    variable = INTERPRETERS[request.param]
-    if variable not in os.environ:
-        what = f"{variable} names no interpreter with openhands-ai {request.param} and loopnest"
-        missing(what, f"'.ci/servers' makes one, named openhands-{request.param}")
-    return os.environ[variable]
+    return requirements.server(f"openhands-{request.param}")
 
 
 @pytest.fixture
@@ -66,8 +62,8 @@ def test_the_program_of_the_nested_server_s_image_boots_on_them(python: str, tmp
     """By the program that the image runs, without the image."""
     port, log = free_port(), tmp_path / "log"
     place = Place(workspace=str(tmp_path / "workspace"), data=str(tmp_path / "data"))
-    own = {"HOME": str(tmp_path), "USER": getpass.getuser(), "SESSION_API_KEY": "key"}
-    variables = {**inherited(), **OpenHandsV0().environment(place, port), **own}
+    own = {"USER": getpass.getuser(), "SESSION_API_KEY": "key"}
+    variables = {**inherited(tmp_path), **OpenHandsV0().environment(place, port), **own}
     with log.open("w") as output:
         process = subprocess.Popen(
             [python, str(SERVE)], env=variables, cwd=tmp_path, stdout=output, stderr=output, start_new_session=True

@@ -287,7 +287,7 @@ async def server(name: str, module: Sequence[str], variables: dict[str, str], lo
     with log.open("w") as output:
         command = (sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", str(port))
         process = await asyncio.create_subprocess_exec(
-            *command, env={**inherited(), **variables}, stdout=output, stderr=output
+            *command, env={**inherited(log.parent), **variables}, stdout=output, stderr=output
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -317,7 +317,6 @@ def environment(mode: str, directory: Path, image: str, namespace: str, model_po
         "OH_PERSISTENCE_DIR": str(directory / "persistence"),
         "OH_BASH_EVENTS_DIR": str(directory / "bash"),
         "OH_WORKSPACE_PATH": str(directory / "workspace"),
-        "HOME": str(directory),
         "OH_ENABLE_VSCODE": "0",
         "OH_PRELOAD_TOOLS": "0",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",

@@ -26,14 +26,8 @@ from loopnest_nested.dialects.agent_server import AgentServer
 from loopnest_nested.readiness import until_alive
 from loopnest_nested.session_keys import derive, new_nonce
 
+from ... import requirements
 from ...ports import free_port
-from ..conftest import missing
-
-VARIABLE = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
-CURE = (
-    f"Make an environment with openhands-agent-server and openhands-tools ('uv venv -p 3.13 DIR; VIRTUAL_ENV=DIR uv "
-    f"pip install openhands-agent-server openhands-tools') and set {VARIABLE}=DIR/bin/python."
-)
 
 
 @dataclass
@@ -91,7 +85,7 @@ class ServerProcess:
 
 @pytest.fixture(scope="session")
 def python() -> str:
-    return os.environ.get(VARIABLE) or missing(f"{VARIABLE} is not set", CURE)
+    return requirements.server("agent-server-1.58.0")
 
 
 @pytest.fixture(scope="session")

@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ...e2e.conftest import missing
+from ... import requirements
 from ...processes import inherited
 
 PROGRAM = Path(__file__).parents[1] / "packages" / "agent_server_stores.py"
-VARIABLE = "LOOPNEST_TEST_AGENT_SERVER_PYTHON"
 LAUNCHED = "OH_RUNTIME_LAUNCHED_PROFILE"
-RELEASES = {"1.58.0": "", "1.54.0": "_1_54", "1.49.0": "_1_49"}
+RELEASES = ("1.58.0", "1.54.0", "1.49.0")
 TRACES = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=token"}
 
 
-@pytest.fixture(scope="module", params=list(RELEASES))
+@pytest.fixture(scope="module", params=RELEASES)
 def release(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def told(release: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    variable = VARIABLE + RELEASES[release]
-    if variable not in os.environ:
-        what = f"{variable} names no interpreter with openhands-agent-server {release} and loopnest"
-        missing(what, f"'.ci/servers' makes one, named agent-server-{release}")
     directory = tmp_path_factory.mktemp("host")
     own = {
         "COLUMNS": "1000",
-        "HOME": str(directory),
         "OH_PERSISTENCE_DIR": str(directory / "stores"),
         "OH_SECRET_KEY": "secret",
         "PYTHONPATH": str(PROGRAM.parent),
     }
-    command = [os.environ[variable], str(PROGRAM), str(directory / "stores" / "settings.json")]
-    environment = {**inherited(), **own, **TRACES, "OTEL_SERVICE_NAME": "host"}
+    python = requirements.server(f"agent-server-{release}")
+    command = [python, str(PROGRAM), str(directory / "stores" / "settings.json")]
+    environment = {**inherited(directory), **own, **TRACES, "OTEL_SERVICE_NAME": "host"}
     ran = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     answer: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
