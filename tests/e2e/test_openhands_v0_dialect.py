@@ -18,6 +18,9 @@ from loopnest_docker.settings import DockerSettings
 from loopnest_nested.client import NestedServer, new_http_client
 from loopnest_nested.dialects import get_dialect
 
+from .. import requirements
+from ..scripts import insistent
+
 #: Seconds from a request until its last event: a boot of the server, and of its action server, on a busy machine.
 PATIENCE = 420
 Wait = Callable[[list[dict[str, Any]]], bool]
@@ -26,12 +29,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 @pytest.fixture(scope="session")
 def openhands_v0_image(engine) -> str:
-    from tests.e2e.conftest import missing
-
-    image = f"loopnest/openhands-v0:{TESTED['openhands-v0']}"
-    if not engine.images(image):
-        missing(f"The engine has no image {image}", "'.ci/images openhands-v0' builds it")
-    return image
+    return requirements.image(engine, f"loopnest/openhands-v0:{TESTED['openhands-v0']}")
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ async def model(settings) -> AsyncIterator[scripted_model.ScriptedModel]:
     docker_settings = DockerSettings()
     engine = Engine(docker_settings.engine)
     gateway = await Network(engine, docker_settings, settings.namespace).gateway()
-    with scripted_model.serve(gateway) as served:
+    with scripted_model.serve(gateway, script=insistent) as served:
         yield served
     await engine.aclose()
 
@@ -120,7 +118,7 @@ async def test_an_agent_works_and_comes_back_with_its_history_workspace_and_secr
     back = await manager.start_loop(StartLoop(conversation_id="c1", user_id="alice"))
     await manager.send_event("c1", Message(text="run: cat note.txt"), "alice")
     events = await until(back, finished(2))
-    assert outputs(events).count("six times seven is 42") == 2, story(events)
+    assert outputs(events).count("six times seven is 42") >= 2, story(events)
     assert said(events) == [f"run: {commands}", "run: cat note.txt"]
     assert {seen.api_key for seen in model.requests} == {"sk-scripted"}
 

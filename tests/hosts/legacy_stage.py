@@ -8,21 +8,21 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
-from docker.errors import DockerException
 
 import docker
 from loopnest_cli import scripted_model
 from loopnest_docker import naming
 
-from ..e2e.conftest import missing
+from .. import requirements
 from ..namespaces import gateway, own_namespace
-from .legacy_process import INTERPRETER, LegacyHost
+from ..scripts import insistent
+from .legacy_process import LegacyHost
 from .packages.json_answers import JsonAnswers
 
 IMAGE = os.environ.get("LOOPNEST_TEST_V0_IMAGE", "loopnest/openhands-v0:1.6.0")
@@ -43,7 +43,7 @@ class Stage:
         """A host whose loops reach the model, and what listens on ``ports`` of the gateway."""
         open_ports = [httpx.URL(self.model.url).port, *ports]
         return LegacyHost(
-            os.environ[INTERPRETER],
+            requirements.server("openhands-1.6.0"),
             directory,
             LOOPNEST_NAMESPACE=self.namespace,
             LOOPNEST_DOCKER__IMAGE=IMAGE,
@@ -80,32 +80,19 @@ def override(directory: Path) -> str:
 
 @contextmanager
 def stage() -> Iterator[Stage]:
-    """Set the stage, or skip where something is missing; in CI, fail."""
-    if INTERPRETER not in os.environ:
-        missing(f"{INTERPRETER} names no interpreter with openhands-ai 1.6.0 and loopnest", "'.ci/servers' makes one")
-    with _engine() as engine, own_namespace(engine) as namespace:
+    """Set the stage."""
+    requirements.server("openhands-1.6.0")
+    with requirements.engine() as engine, own_namespace(engine) as namespace:
+        requirements.image(engine, IMAGE)
         address = asyncio.run(gateway(namespace))
         with scripted_model.serve(address, script=_script) as model:
             yield Stage(engine, namespace, address, model)
 
 
-@contextmanager
-def _engine() -> Iterator[docker.APIClient]:
-    """The engine, with the image of the nested servers."""
-    try:
-        engine = docker.APIClient(version="auto", timeout=60)
-    except DockerException as error:
-        missing(f"No Docker engine answers ({error})", "'.ci/engine' starts one")
-    with closing(engine):
-        if not engine.images(IMAGE):
-            missing(f"The engine has no image {IMAGE}", "'.ci/images openhands-v0' builds it")
-        yield engine
-
-
 def _script(asked: scripted_model.Asked) -> Sequence[scripted_model.Turn]:
     if "generate a prompt for the AI" in asked.message:  # the host's own words, of its route `remember-prompt`
         return [scripted_model.Text("<update_prompt>Remember the answer.</update_prompt>")]
-    return scripted_model.demo(asked)
+    return insistent(asked)
 
 
 # --- a git server that looks like GitLab ------------------------------------------------------------------------------

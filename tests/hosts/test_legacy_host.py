@@ -19,6 +19,7 @@ import pytest
 
 from loopnest_nested.dialects import Place, get_dialect
 
+from ..namespaces import FOREIGN
 from ..ports import free_port
 from .legacy_process import LegacyHost, Listener, printed, said, state
 from .legacy_stage import BOOT, IMAGE, Stage
@@ -217,6 +218,11 @@ async def test_a_host_that_was_killed_finds_its_conversations_again_and_clients_
     await again.leave()
 
 
+async def _until_ready(http: httpx.AsyncClient, conversation_id: str) -> None:
+    while (await http.get(f"/api/conversations/{conversation_id}")).json()["runtime_status"] != "STATUS$READY":
+        await asyncio.sleep(0.5)
+
+
 async def _is_hidden(host: LegacyHost, conversation_id: str, event_id: int) -> bool:
     """Whether clients are not shown a stored event: recalls, null events, and all states but the last."""
     file = Path(host.directory, "store", "sessions", conversation_id, "events", f"{event_id}.json")
@@ -248,6 +254,7 @@ def upstreams(on_stage: Stage, host: LegacyHost) -> Iterator[str]:
     container = engine.create_container(
         IMAGE,
         name=f"openhands-runtime-{sid}",
+        labels={FOREIGN: on_stage.namespace},
         user="root",
         environment={**own, "port": str(port), "SESSION_API_KEY": key, "USER": "root", "SANDBOX_USER_ID": "0"},
         ports=[port],
@@ -265,6 +272,7 @@ async def test_a_container_that_upstream_started_is_found_driven_and_closed(
 ) -> None:
     assert (await http.get(f"/api/conversations/{upstreams}")).json()["status"] == "RUNNING"
     listener = await Listener.connect(host.url, upstreams)
+    await asyncio.wait_for(_until_ready(http, upstreams), BOOT)  # its state on the engine says nothing of its server
     await listener.say("run: echo adopted-$((5+5))")
     await listener.until(printed("adopted-10"), BOOT)
     await http.post(f"/api/conversations/{upstreams}/stop")
