@@ -17,9 +17,9 @@ import tarfile
 from typing import Any, Final
 
 from docker.errors import create_api_error_from_http_exception
+from requests import HTTPError
 
 import docker
-from requests import HTTPError
 
 _DIRECTORY: Final = "run/loopnest-stops"
 

@@ -25,7 +25,7 @@ from loopnest import (
     owner_of,
 )
 
-from ..requests import start_request
+from ..start_requests import start_request
 from .doubles import (
     Bad,
     Forgetful,

@@ -26,7 +26,7 @@ from loopnest import (
 )
 from loopnest.owners import new_owner, owns
 
-from ..requests import start_request
+from ..start_requests import start_request
 
 SECRET = "sk-very-secret"
 

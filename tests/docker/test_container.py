@@ -13,7 +13,7 @@ from loopnest_docker.secret_file import secret_archive
 from loopnest_docker.settings import DockerSettings
 from loopnest_nested.dialects import get_dialect
 
-from ..requests import start_request
+from ..start_requests import start_request
 
 IMAGE = Image("some/image:1", "sha256:abc", ("/bin/server", "--all"), {})
 

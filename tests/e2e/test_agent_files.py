@@ -23,7 +23,7 @@ from loopnest_process.hooks import ProcessStrategy
 from loopnest_process.settings import ProcessSettings
 
 from ..processes import kill_processes_of
-from ..requests import start_request
+from ..start_requests import start_request
 from . import planted
 from .test_process_strategy import agent_server_python  # noqa: F401 - a fixture
 

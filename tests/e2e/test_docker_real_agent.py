@@ -20,7 +20,7 @@ from loopnest_nested.client import NestedServer, new_http_client
 from loopnest_nested.dialects import get_dialect
 
 from .. import requirements
-from ..requests import start_request
+from ..start_requests import start_request
 
 SDK_CLIENT = Path(__file__).with_name("sdk_client.py")
 

@@ -19,8 +19,8 @@ from loopnest_nested.client import NestedServer, new_http_client
 from loopnest_nested.dialects import get_dialect
 
 from .. import requirements
-from ..requests import start_request
 from ..scripts import insistent
+from ..start_requests import start_request
 from . import planted
 
 #: Seconds from a request until its last event: a boot of the server, and of its action server, on a busy machine.

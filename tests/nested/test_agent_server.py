@@ -14,7 +14,7 @@ from loopnest_nested.dialects import Place, get_dialect
 from loopnest_nested.dialects.agent_server import AgentServer, dialect
 from loopnest_nested.session_keys import derive
 
-from ..requests import start_request
+from ..start_requests import start_request
 
 PLACE = Place(workspace="/work", data="/data")
 UUID = "11111111-2222-4333-8444-555555555555"

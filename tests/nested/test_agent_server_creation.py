@@ -6,7 +6,7 @@ from pydantic import SecretStr
 from loopnest import Llm, Message, NestedError, ProviderToken, Secret
 from loopnest_nested.dialects.agent_server.creation import creation, merged, message
 
-from ..requests import start_request
+from ..start_requests import start_request
 
 LLM = Llm(model="openai/x", api_key=SecretStr("sk"), base_url="http://model/v1")
 

@@ -17,7 +17,7 @@ from loopnest_nested.dialects import Place, get_dialect
 from loopnest_nested.dialects.openhands_v0 import OpenHandsV0, mailbox
 from loopnest_nested.session_keys import derive, new_nonce
 
-from ..requests import start_request
+from ..start_requests import start_request
 
 PLACE = Place(workspace="/work", data="/data")
 

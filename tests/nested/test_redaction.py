@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from loopnest import Llm, ProviderToken, Secret, StartLoop
 from loopnest_nested.redaction import MASK, RequestSecrets, redacted, secrets_of
 
-from ..requests import start_request
+from ..start_requests import start_request
 
 
 def values(request: StartLoop) -> set[str]:

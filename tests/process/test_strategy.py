@@ -32,7 +32,7 @@ from loopnest_process.registry import Registry
 
 from ..processes import kill_processes_of, processes_of
 from ..received import received
-from ..requests import start_request
+from ..start_requests import start_request
 from .conftest import SITE
 
 ALICE = "alice@example.com"

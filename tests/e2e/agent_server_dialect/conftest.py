@@ -28,7 +28,7 @@ from loopnest_nested.session_keys import derive, new_nonce
 
 from ... import requirements
 from ...ports import free_port
-from ...requests import start_request
+from ...start_requests import start_request
 
 
 @dataclass

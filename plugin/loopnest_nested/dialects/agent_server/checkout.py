@@ -43,7 +43,10 @@ clean() {{ rm -rf -- {fresh} {private}; }}
 trap clean EXIT; trap 'exit 143' INT TERM
 have && exit 0
 rmdir -- {dest} 2>/dev/null
-if [ -e {dest} ]; then echo {dest} is in the way: it is there, and no clone of this repository >&2; exit 1; fi
+if [ -e {dest} ]; then
+  have && exit 0  # another script's clone, moved there since the first look
+  echo {dest} is in the way: it is there, and no clone of this repository >&2; exit 1
+fi
 GIT_TERMINAL_PROMPT=0 git {options} clone --quiet {branch} -- {url} {fresh} </dev/null || {{ have; exit; }}
 [ -e {dest} ] || mv -- {fresh} {dest}
 rm -rf -- {dest}/{inner}
