@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from loopnest.asyncpluggy import AsyncPluginManager
 from loopnest.calls import Calls
 from loopnest.changes import Changes
 from loopnest.errors import LoopFailed, LoopnestError, LoopNotFound, Reason
-from loopnest.listing import Known, merge
+from loopnest.lookup import Known, Lookup
 from loopnest.models import (
     Closed,
     Control,
@@ -35,13 +35,12 @@ from loopnest.models import (
 )
 from loopnest.outcomes import Outcomes
 from loopnest.owners import Everyone, new_owner, owns
-from loopnest.records import REMOVED, Records
+from loopnest.records import Records
 from loopnest.secret import host_secret
 from loopnest.selection import new_plugin_manager, register, require_strategy, select
 from loopnest.settings import Configuration, LoopnestSettings
 from loopnest.specs import HostContext
 from loopnest.starts import Starts, join
-from loopnest.turns import Turns
 from loopnest.validation import check_conversation_id
 
 _log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ class LoopManager:
         self._outcomes = Outcomes(settings.strategy, self._records, self._starts, self._changes)
         self._send_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._life_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._turns = Turns()
+        self._lookup = Lookup(self._calls, self._starts, self._records)
         self._closing = False
         self._one_shot = False
 
@@ -165,7 +164,7 @@ class LoopManager:
         Raises:
             LoopFailed: it could not be started; with the reason, exit code and last log lines where there are any.
         """
-        known = await self._find(request.conversation_id)
+        known = await self._lookup.find(request.conversation_id)
         if known.shown and not owns(user_id, known.shown.owner):
             raise LoopNotFound(request.conversation_id)
         task = self._begin(request, known, known.shown.owner if known.shown else new_owner(user_id))
@@ -179,7 +178,7 @@ class LoopManager:
         self, conversation_id: str, user_id: UserId = None, *, remove: bool = False, failure: LoopFailed | None = None
     ) -> Closed:
         """Stop a loop from any state; ``remove`` its container and workspace too, or list it with a ``failure``."""
-        known = await self._find(conversation_id)
+        known = await self._lookup.find(conversation_id)
         shown = known.shown  # a removed loop too, which is closed again without error
         if shown is None or not owns(user_id, shown.owner):
             raise LoopNotFound(conversation_id)
@@ -193,11 +192,7 @@ class LoopManager:
 
     async def list_loops(self, query: LoopQuery | None = None) -> list[Loop]:
         """List loops: those the plugins know, starts that go on here, and starts that failed recently."""
-        query = query or LoopQuery()
-        await self._turns.mine()
-        listed = await self._calls.list_loops(query.model_copy(update={"statuses": None}))
-        merged = self._merged(listed, query.conversation_ids)
-        return [loop for loop in query.select(merged) if loop.phase != REMOVED]
+        return await self._lookup.list(query or LoopQuery())
 
     async def send_event(self, conversation_id: str, event: Event, user_id: UserId = None) -> Delivery:
         """Deliver an event; those for one conversation arrive in the order of the calls.
@@ -221,7 +216,7 @@ class LoopManager:
 
     async def get_loop(self, conversation_id: str, user_id: UserId = None, *, probe: bool = False) -> Loop:
         """Return one loop."""
-        known = await self._find(conversation_id, probe=probe)
+        known = await self._lookup.find(conversation_id, probe=probe)
         return known.visible_to(user_id)
 
     async def pause_loop(self, conversation_id: str, user_id: UserId = None) -> Loop:
@@ -246,7 +241,7 @@ class LoopManager:
         self, conversation_id: str, user_id: UserId = None, *, tail: int = 100, follow: bool = False
     ) -> AsyncIterator[str]:
         """Read the log of a loop's nested server; failed loops that are gone give the lines that were kept."""
-        known = await self._find(conversation_id)
+        known = await self._lookup.find(conversation_id)
         shown = known.visible_to(user_id)
         lines = await self._calls.loop_logs(known.loop, tail, follow) if known.loop else None
         return lines if lines is not None else _iterate(shown.log_tail)
@@ -261,19 +256,8 @@ class LoopManager:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    async def _find(self, conversation_id: str, *, probe: bool = False) -> Known:
-        """Look one loop up, whoever owns it. Each operation does this once."""
-        check_conversation_id(conversation_id)
-        await self._turns.mine()
-        loop = await self._calls.find_loop(conversation_id, probe=probe)
-        shown = self._merged([loop] if loop else [], frozenset({conversation_id}))
-        return Known(conversation_id, loop, shown[0] if shown else None)
-
-    def _merged(self, listed: Iterable[Loop], conversation_ids: frozenset[str] | None) -> list[Loop]:
-        return merge(listed, self._starts.of(conversation_ids), self._records.of(conversation_ids))
-
     async def _send(self, conversation_id: str, event: Event, user_id: UserId) -> Delivery:
-        known = await self._find(conversation_id)
+        known = await self._lookup.find(conversation_id)
         known.visible_to(user_id)
         return await self._calls.send_event(await self._running(known), event)
 
@@ -297,7 +281,7 @@ class LoopManager:
         """Bring a loop from one of ``running`` and ``paused`` to the other, and publish it."""
         check_conversation_id(conversation_id)
         async with self._life_locks.setdefault(conversation_id, asyncio.Lock()):
-            known = await self._find(conversation_id)
+            known = await self._lookup.find(conversation_id)
             shown = known.visible_to(user_id)
             if shown.status is after:
                 return shown
@@ -330,7 +314,7 @@ class LoopManager:
         waits = lock.locked()
         async with lock:
             if waits:  # the loop was closed meanwhile
-                known = await self._find(request.conversation_id)
+                known = await self._lookup.find(request.conversation_id)
             if known.loop is not None and known.loop.status is LoopStatus.RUNNING:
                 return await self._call_start(request, known.loop)
             self._outcomes.start_begins(request)

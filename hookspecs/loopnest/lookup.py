@@ -1,14 +1,18 @@
-"""What a host sees: the loops that the plugins list, the starts that go on, and what became of loops that are gone."""
+"""Finding loops: those of the plugins, the starts that go on here, and what became of loops that are gone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from loopnest.calls import Calls
 from loopnest.errors import LoopNotFound
-from loopnest.models import Loop, LoopStatus
+from loopnest.models import Loop, LoopQuery, LoopStatus
 from loopnest.owners import Everyone, owns
-from loopnest.records import REMOVED
+from loopnest.records import REMOVED, Records
+from loopnest.starts import Starts
+from loopnest.turns import Turns
+from loopnest.validation import check_conversation_id
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,37 @@ class Known:
         return self.shown
 
 
-def merge(listed: Iterable[Loop], starts: Iterable[Loop], records: Iterable[Loop]) -> list[Loop]:
+class Lookup:
+    """Finds the loop of a conversation, once for each operation, and lists loops."""
+
+    def __init__(self, calls: Calls, starts: Starts, records: Records) -> None:
+        self._calls, self._starts, self._records = calls, starts, records
+        self._turns = Turns()
+
+    async def find(self, conversation_id: str, *, probe: bool = False) -> Known:
+        """Look one loop up, whoever owns it.
+
+        Raises:
+            InvalidRequest: no conversation can have this id.
+        """
+        check_conversation_id(conversation_id)
+        await self._turns.mine()
+        loop = await self._calls.find_loop(conversation_id, probe=probe)
+        shown = self._merged([loop] if loop else [], frozenset({conversation_id}))
+        return Known(conversation_id, loop, shown[0] if shown else None)
+
+    async def list(self, query: LoopQuery) -> list[Loop]:
+        """List the loops that were asked for, but those that were removed."""
+        await self._turns.mine()
+        listed = await self._calls.list_loops(query.model_copy(update={"statuses": None}))
+        merged = self._merged(listed, query.conversation_ids)
+        return [loop for loop in query.select(merged) if loop.phase != REMOVED]
+
+    def _merged(self, listed: Iterable[Loop], conversation_ids: frozenset[str] | None) -> Sequence[Loop]:
+        return _merge(listed, self._starts.of(conversation_ids), self._records.of(conversation_ids))
+
+
+def _merge(listed: Iterable[Loop], starts: Iterable[Loop], records: Iterable[Loop]) -> list[Loop]:
     """Return one loop for each conversation."""
     loops = {loop.conversation_id: loop for loop in listed}
     for start in starts:
