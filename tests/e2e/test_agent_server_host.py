@@ -151,6 +151,11 @@ async def test_a_conversation_from_its_creation_to_its_end(outer, model, contain
     assert (await outer.client.get(path)).status_code == 404
 
 
+async def test_a_directory_of_the_client_means_nothing_in_a_loop(outer, model):
+    path = await created(outer, model, workspace={"working_dir": "/home/client/project"})
+    assert (await outer.client.get(path)).json()["workspace"]["working_dir"] == "/workspace/project"
+
+
 async def test_the_sdks_remote_client_runs_a_conversation_as_it_is(outer, model):
     await _run_sdk_client(NEWEST, outer, model)
 
