@@ -23,6 +23,7 @@ from loopnest_docker import naming
 
 from .. import requirements
 from ..namespaces import gateway, own_namespace
+from ..scripts import insistent
 from .agent_server_stage import (
     KEY,
     NEWEST,
@@ -75,7 +76,7 @@ def namespace(engine) -> Iterator[str]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def surroundings(namespace) -> AsyncIterator[Surroundings]:
     address = await gateway(namespace)
-    with scripted_model.serve(address) as model, ThreadingHTTPServer((address, 0), Hook) as server:
+    with scripted_model.serve(address, script=insistent) as model, ThreadingHTTPServer((address, 0), Hook) as server:
         server.heard = []  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield Surroundings(model, f"http://{address}:{server.server_port}", server.heard)  # type: ignore[attr-defined]

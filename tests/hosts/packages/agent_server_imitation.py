@@ -58,7 +58,7 @@ class PersistedSettings(BaseModel):
 REMEMBERING = PersistedSettings(agent_settings=AgentSettings(agent_context=AgentContext(load_memory=True)))
 
 
-class SettingsStore:
+class FileSettingsStore:
     """Has no settings stored until a test stores some."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class AgentServer:
     def __init__(self, release: str = NEWEST) -> None:
         self.release = release
         self.built: list[OldConfig] = []
-        self._store = SettingsStore()
+        self._store = FileSettingsStore()
         minor = int(release.split(".")[1])
         self.config = NewConfig if minor >= 57 else OldConfig
         contents: dict[str, dict[str, Any]] = {
@@ -105,7 +105,11 @@ class AgentServer:
             "dependencies": {"get_conversation_service": get_conversation_service},
             "docker_runtime.registry": {},
             "models": {"StartConversationRequest": StartConversationRequest},
-            "persistence": {"PersistedSettings": PersistedSettings, "get_settings_store": self._get_settings_store},
+            "persistence": {
+                "FileSettingsStore": FileSettingsStore,
+                "PersistedSettings": PersistedSettings,
+                "get_settings_store": self._get_settings_store,
+            },
         }
         if minor >= 58:
             names = ("LMNR_BASE_URL", "LMNR_PROJECT_API_KEY", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -126,7 +130,7 @@ class AgentServer:
     def _default_config(self) -> OldConfig:
         return self.config()
 
-    def _get_settings_store(self, config: OldConfig | None = None) -> SettingsStore:
+    def _get_settings_store(self, config: OldConfig | None = None) -> FileSettingsStore:
         return self._store
 
 
