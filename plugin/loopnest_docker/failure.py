@@ -27,23 +27,34 @@ async def read_ending(engine: Engine, container_id: str, *, ready: bool = True) 
         NotOnEngine: the container was removed, or is being removed.
         EngineError: the engine could not be asked.
     """
-    state: dict[str, Any] = (await engine.call("inspect_container", container_id))["State"]
-    if state.get("Status") == "removing":
-        raise NotOnEngine("The container is being removed.", reason=Reason.NOT_FOUND)
+    state = await _state(engine, container_id)
     if state.get("Running"):
         return None
     code = int(state.get("ExitCode") or 0)
-
-    def requested(client: docker.APIClient) -> bool:
-        return stop_request.is_noted(client, container_id, state)
-
     return ending(
         code,
-        stop_requested=not (ready and is_clean(code)) and await engine.run(requested),
+        stop_requested=not (ready and is_clean(code)) and await _stop_requested(engine, container_id, state),
         out_of_memory=bool(state.get("OOMKilled")),
         lost=code == _LOST,
         ready=ready,
     )
+
+
+async def _state(engine: Engine, container_id: str) -> dict[str, Any]:
+    state: dict[str, Any] = (await engine.call("inspect_container", container_id))["State"]
+    if state.get("Status") == "removing":
+        raise NotOnEngine("The container is being removed.", reason=Reason.NOT_FOUND)
+    return state
+
+
+async def _stop_requested(engine: Engine, container_id: str, state: dict[str, Any]) -> bool:
+    def noted(client: docker.APIClient) -> bool:
+        return stop_request.is_noted(client, container_id, state)
+
+    if await engine.run(noted):
+        return True
+    await _state(engine, container_id)  # one that was removed in between looks as if it had no note
+    return False
 
 
 async def explain_early_end(engine: Engine, container: Facts, secrets: Iterable[SecretStr]) -> LoopFailed:

@@ -13,7 +13,7 @@ from loopnest import EngineError, Loop, LoopStatus, NestedError, Reason
 from loopnest.deadline import limited
 from loopnest.specs import HostContext
 from loopnest_docker import naming
-from loopnest_docker.engine import Engine
+from loopnest_docker.engine import Engine, NotOnEngine
 from loopnest_docker.facts import Facts
 from loopnest_docker.failure import read_ending
 from loopnest_docker.settings import DockerSettings
@@ -77,7 +77,7 @@ class View:
         """See all of them at once.
 
         Nested servers that must be asked have a short limit, all together. Of containers that ended, those whose exit
-        code does not tell how cost a call of the engine each, once for every run of theirs.
+        code does not tell how cost up to three calls of the engine each, once for every run of theirs.
         """
         loops = [self._plain(container, probe=probe) for container in containers]
         asked = [container for container, loop in zip(containers, loops, strict=True) if loop is None]
@@ -117,6 +117,8 @@ class View:
         """The loop of a container that ended with an exit code that does not tell how."""
         try:
             end = await read_ending(self._engine, container.id)
+        except NotOnEngine:  # the next listing is without it
+            return self._loop(container, LoopStatus.STOPPED)
         except EngineError as error:  # one container must not break the listing of the others
             _log.debug("How %s ended can't be read now: %s", container.name, error.message)
             end = None

@@ -12,8 +12,9 @@ from pydantic import SecretStr
 from loopnest import LoopChange, StartLoop
 from loopnest_docker import naming
 from loopnest_docker.boot import Boot
+from loopnest_docker.engine import NotOnEngine
 from loopnest_docker.facts import Facts
-from loopnest_docker.failure import log_tail
+from loopnest_docker.failure import log_tail, read_ending
 from loopnest_docker.keeper import Keeper
 from loopnest_docker.parts import Parts
 from loopnest_docker.settings import DockerSettings
@@ -35,6 +36,17 @@ class Engine:
     async def run(self, work: Any) -> bool:
         """Whether a stop was requested."""
         return False
+
+
+class RemovedMeanwhile(Engine):
+    """Its container is removed between two questions about it."""
+
+    async def run(self, work: Any) -> bool:
+        self.call = self.gone
+        return False
+
+    async def gone(self, name: str, *args: Any, **options: Any) -> Any:
+        raise NotOnEngine("no such container")
 
 
 @pytest.fixture
@@ -87,3 +99,9 @@ async def test_a_start_that_fails_tells_nothing_of_them_either(parts, container)
 async def test_a_quoted_secret_is_no_secret_told():
     engine: Any = Engine('{"message": "a \\"quoted\\" secret"}')
     assert await log_tail(engine, "id", [SecretStr('a "quoted" secret')]) == ['{"message": "**********"}']
+
+
+async def test_a_container_that_is_removed_while_it_is_judged_is_no_failure():
+    engine: Any = RemovedMeanwhile()
+    with pytest.raises(NotOnEngine):
+        await read_ending(engine, "id")
