@@ -69,7 +69,8 @@ def outputs(events: list[dict[str, Any]]) -> str:
 
 
 async def test_the_agent_runs_a_command_in_the_container_and_its_output_is_read_from_the_events(manager, model):
-    await manager.start_loop(request(model, "run: echo six times seven is $((6 * 7)); cat /etc/hostname; whoami"))
+    commands = "run: echo six times seven is $((6 * 7)); cat /etc/hostname; whoami"
+    await manager.start_loop(request(model, commands), "alice")
     [loop] = await _listed(manager)
     events = await asyncio.wait_for(finished(loop, 1), 60)
     assert "six times seven is 42" in outputs(events)
@@ -115,9 +116,8 @@ async def test_the_sdk_s_own_remote_client_drives_the_loop(manager, model):
 
 async def test_secrets_reach_the_agent_s_terminal_and_no_listing(manager, model, engine, containers):
     secrets = {"DEPLOY_TOKEN": {"value": "tok-123456", "description": "for deployments"}}
-    await manager.start_loop(
-        request(model, 'run: test "$DEPLOY_TOKEN" = tok-123456 && echo it is there', secrets=secrets)
-    )
+    command = 'run: test "$DEPLOY_TOKEN" = tok-123456 && echo it is there'
+    await manager.start_loop(request(model, command, secrets=secrets), "alice")
     [loop] = await _listed(manager)
     events = await asyncio.wait_for(finished(loop, 1), 60)
     assert "it is there" in outputs(events)
