@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 import docker.constants
 import docker.utils
+import httpx
 import requests
 import urllib3
 from docker.errors import APIError, DockerException
@@ -28,7 +29,9 @@ import docker
 from loopnest import EngineError, Reason
 from loopnest.deadline import limited
 from loopnest.models import utcnow
+from loopnest_docker.connections import Connections
 from loopnest_docker.settings import Engine as EngineSettings
+from loopnest_docker.stream_client import new_stream_client
 
 _T = TypeVar("_T")
 #: Seconds beyond the engine's own limit after which a call is given up that waits for a free thread.
@@ -49,6 +52,7 @@ class Engine:
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="loopnest-engine")
+        self._connections = Connections()
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
         self._version: str | None = None
@@ -58,6 +62,11 @@ class Engine:
     def url(self) -> str:
         """Where the engine is, for messages."""
         return self._settings.url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+    @property
+    def timeout(self) -> float:
+        """Seconds the engine may take to answer one call."""
+        return self._settings.timeout
 
     def now(self) -> datetime:
         """The time by the engine's clock, to about a second, as of its last answer; this host's before the first.
@@ -101,11 +110,23 @@ class Engine:
                 self._client = self._new_client()
             return self._client
 
+    def stream_client(self) -> httpx.AsyncClient:
+        """Return a client for answers that go on for ever; its owner closes it.
+
+        Raises:
+            EngineError: streams are not possible the way the engine is reached.
+        """
+        return new_stream_client(self._options(), self._settings.timeout)
+
     async def aclose(self) -> None:
-        """Let calls in flight end, for a while, and release threads and connections."""
+        """Release threads and connections. Calls in flight may end for a while; those that hang are ended."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         ended = asyncio.ensure_future(asyncio.to_thread(self._threads.shutdown))
-        await asyncio.wait({ended}, timeout=_QUEUE_MARGIN)
+        try:
+            await asyncio.wait({ended}, timeout=_QUEUE_MARGIN)
+        finally:
+            self._connections.close()
+        await asyncio.wait({ended}, timeout=self._settings.timeout + _QUEUE_MARGIN)
         if self._client:
             self._client.close()
 
@@ -117,14 +138,17 @@ class Engine:
         return self._client_for(self._version)
 
     def _client_for(self, version: str) -> docker.APIClient:
-        settings, environment = self._settings, dict(os.environ)
-        if settings.url:
-            environment["DOCKER_HOST"] = settings.url
-        options = docker.utils.kwargs_from_env(environment=environment)
-        timeout = math.ceil(settings.timeout)
-        client = docker.APIClient(version=version, timeout=timeout, max_pool_size=settings.threads, **options)
+        timeout, threads = math.ceil(self._settings.timeout), self._settings.threads
+        client = docker.APIClient(version=version, timeout=timeout, max_pool_size=threads, **self._options())
         client.hooks["response"] = [self._note_clock]
+        self._connections.follow(client)
         return client
+
+    def _options(self) -> dict[str, Any]:
+        environment = dict(os.environ)
+        if self._settings.url:
+            environment["DOCKER_HOST"] = self._settings.url
+        return dict(docker.utils.kwargs_from_env(environment=environment))
 
     def _note_clock(self, response: requests.Response, *_: Any, **__: Any) -> None:
         with contextlib.suppress(KeyError, ValueError):  # other engines may send no date

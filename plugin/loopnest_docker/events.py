@@ -1,16 +1,19 @@
-"""The engine's event stream, read on a thread of its own and opened again whenever it ends."""
+"""The engine's event stream, read by a task and opened again whenever it ends."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import json
 import logging
 import random
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import httpx
+
+from loopnest import EngineError
+from loopnest.deadline import limited
 from loopnest_docker.engine import Engine
 
 _log = logging.getLogger(__name__)
@@ -46,64 +49,67 @@ class EventStream:
         self._engine, self._label = engine, label
         self._on_event, self._on_gap = on_event, on_gap
         self.alive = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._open_stream: Any = None
+        self._delay = _FIRST_DELAY
+        self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """Begin to read."""
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="loopnest-events", daemon=True)
-        self._thread.start()
+        self._task = asyncio.create_task(self._run(), name="loopnest-events")
 
     async def aclose(self) -> None:
         """Stop reading."""
-        self._closing.set()
-        await self.reopen()
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def reopen(self) -> None:
-        """End the stream that is open, as it went silent; another one is opened unless we are closing."""
-        self.alive = False
-        if stream := self._open_stream:
-            with contextlib.suppress(OSError, AttributeError):  # it may end by itself at this very moment
-                await asyncio.to_thread(stream.close)
+        """Open another stream instead of the one that is open, as it went silent."""
+        await self.aclose()
+        self.open()
 
-    def _run(self) -> None:
-        delay = _FIRST_DELAY
-        while not self._closing.is_set():
+    async def _run(self) -> None:
+        while True:
             try:
-                self._read()
-                delay = _FIRST_DELAY
-            except Exception as error:  # noqa: BLE001 - whatever ends the stream, it is opened again
+                await self._read()
+            except (EngineError, httpx.HTTPError, OSError, asyncio.TimeoutError) as error:
                 _log.debug("The engine's event stream failed: %s", type(error).__name__)
-            self._tell(self._ended)
-            if self._closing.wait(delay + random.uniform(0, delay / 4)):  # noqa: S311 - jitter
-                return
-            delay = min(delay * 2, _LONGEST_DELAY)
+            except Exception:  # noqa: BLE001 - the stream must be opened again whatever a line of it caused
+                _log.exception("The engine's event stream could not be read; it is opened again.")
+            finally:
+                self.alive = False
+                self._on_gap()
+            await asyncio.sleep(self._delay + random.uniform(0, self._delay / 4))  # noqa: S311 - jitter
+            self._delay = min(self._delay * 2, _LONGEST_DELAY)
 
-    def _read(self) -> None:
-        client = self._engine.connect(stream=True)
-        try:
-            filters = {"type": "container", "label": self._label}
-            self._open_stream = client.events(filters=filters, decode=True)
-            self._tell(self._began)
-            for raw in self._open_stream:
-                actor = raw.get("Actor") or {}
-                event = EngineEvent(actor.get("ID", ""), raw.get("Action", ""), actor.get("Attributes") or {})
-                self._tell(self._on_event, event)
-        finally:
-            client.close()
+    async def _read(self) -> None:
+        async with self._engine.stream_client() as client:
+            response = await limited(self._events(client), self._engine.timeout)
+            try:
+                self._on_gap()
+                self.alive, self._delay = True, _FIRST_DELAY
+                async for line in _lines(response):
+                    self._on_event(_parsed(line))
+            finally:
+                await response.aclose()
 
-    def _began(self) -> None:
-        self._on_gap()
-        self.alive = not self._closing.is_set()
+    async def _events(self, client: httpx.AsyncClient) -> httpx.Response:
+        """Ask for the events of our containers; the answer has begun, and goes on."""
+        version = (await client.get("/version")).raise_for_status().json()["ApiVersion"]
+        filters = json.dumps({"type": ["container"], "label": [self._label]})
+        request = client.build_request("GET", f"/v{version}/events", params={"filters": filters})
+        return (await client.send(request, stream=True)).raise_for_status()
 
-    def _ended(self) -> None:
-        self.alive = False
-        self._on_gap()
 
-    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
-        if self._loop and not self._loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # the loop was closed in between
-                self._loop.call_soon_threadsafe(function, *arguments)
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The lines of an answer; httpx's own end at other characters as well, which labels may contain."""
+    rest = b""
+    async for chunk in response.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+
+
+def _parsed(line: bytes) -> EngineEvent:
+    raw: dict[str, Any] = json.loads(line)
+    actor = raw.get("Actor") or {}
+    return EngineEvent(actor.get("ID", ""), raw.get("Action", ""), actor.get("Attributes") or {})

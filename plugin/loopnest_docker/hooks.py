@@ -65,8 +65,8 @@ class DockerStrategy:
         )
         self._lifecycle = Lifecycle(self._parts)
         self._keeper = Keeper(self._parts, self._lifecycle)
-        await self._parts.inventory.open()
-        if not context.one_shot:
+        if not context.one_shot:  # which makes so few listings that following the engine's events would cost more
+            await self._parts.inventory.open()
             self._keeper.open()
             self._lifecycle.filler.open()
         self._opened = True

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 
 import pytest
 import requests
 from docker.errors import APIError
 
 from loopnest import EngineError
+from loopnest_docker import engine as engine_module
 from loopnest_docker.engine import Engine, EngineConflict, NotOnEngine, complete, translate
 from loopnest_docker.settings import Engine as EngineSettings
 
@@ -58,3 +61,30 @@ async def test_what_a_cancelled_caller_made_is_noted():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert made == ["container"]
+
+
+@pytest.fixture
+def hanging(tmp_path):
+    """Sockets that take connections and never answer, by the kind of their address."""
+    with socket.socket(socket.AF_UNIX) as unix, socket.socket() as tcp:
+        unix.bind(str(tmp_path / "engine.sock"))
+        tcp.bind(("127.0.0.1", 0))
+        for listener in (unix, tcp):
+            listener.listen()
+        yield {"unix": f"unix://{tmp_path}/engine.sock", "tcp": f"tcp://127.0.0.1:{tcp.getsockname()[1]}"}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the SDK leaves sockets behind
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+async def test_closing_ends_calls_that_hang(hanging, monkeypatch, kind):
+    monkeypatch.setattr(engine_module, "_QUEUE_MARGIN", 0.2)
+    before = set(threading.enumerate())
+    engine = Engine(EngineSettings(url=hanging[kind], timeout=60))
+    calls = [asyncio.ensure_future(engine.call("version")) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    await engine.aclose()
+    assert time.monotonic() - began < 5
+    assert [it.name for it in set(threading.enumerate()) - before if it.name.startswith("loopnest")] == []
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(result) for result in results} <= {EngineError, asyncio.CancelledError}

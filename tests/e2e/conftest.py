@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +113,37 @@ def loopnest(tmp_path: Path, standin: str) -> Iterator[tuple[Callable[..., str],
 
         yield run, engine
     shutil.rmtree(tmp_path / "engine")
+
+
+@dataclass
+class HangingEngine:
+    """Takes connections, and never answers; ``taken`` are its ends of them."""
+
+    url: str
+    taken: list[socket.socket] = field(default_factory=list)
+
+
+@pytest.fixture
+def hanging_engine(tmp_path: Path) -> Iterator[HangingEngine]:
+    path = tmp_path / "hanging.sock"
+    hanging = HangingEngine(f"unix://{path}")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(64)
+        stop = threading.Event()
+        listener.settimeout(0.1)
+
+        def take() -> None:
+            while not stop.is_set():
+                try:
+                    hanging.taken.append(listener.accept()[0])
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        yield hanging
+        stop.set()
+        thread.join()
+        for connection in hanging.taken:
+            connection.close()

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -164,36 +160,9 @@ async def test_an_engine_that_is_down_is_reported_as_unreachable(open_manager, t
     assert caught.value.reason == "engine-unreachable"
 
 
-@pytest.fixture
-def hanging_engine(tmp_path: Path) -> Iterator[str]:
-    """Takes connections, and never answers."""
-    path = tmp_path / "hanging.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(64)
-        taken: list[socket.socket] = []
-        stop = threading.Event()
-        listener.settimeout(0.1)
-
-        def take() -> None:
-            while not stop.is_set():
-                try:
-                    taken.append(listener.accept()[0])
-                except TimeoutError:
-                    continue
-
-        thread = threading.Thread(target=take)
-        thread.start()
-        yield f"unix://{path}"
-        stop.set()
-        thread.join()
-        for connection in taken:
-            connection.close()
-
-
 @SDK_LEAVES_SOCKETS
 async def test_an_engine_that_hangs_is_reported_as_such(open_manager, hanging_engine):
-    manager = await open_manager(engine={"url": hanging_engine, "timeout": 1})
+    manager = await open_manager(engine={"url": hanging_engine.url, "timeout": 1})
     with pytest.raises(EngineError) as caught:
         await manager.list_loops(MINE)
     assert caught.value.reason == "engine-timeout"
