@@ -24,15 +24,19 @@ _log = logging.getLogger(__name__)
 
 
 class Closer:
-    """Ends containers, and knows which deaths are its own doing."""
+    """Ends containers, and knows which ends are its own doing."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._expected: set[str] = set()
+        self._expected: dict[str, object] = {}
 
     def expects(self, container: Facts) -> bool:
         """Whether this process is ending the container itself."""
         return container.id in self._expected
+
+    def started(self, container_id: str) -> None:
+        """Note that the container runs again: its next end is not one that was expected before."""
+        self._expected.pop(container_id, None)
 
     async def close(self, container: Facts, *, remove: bool) -> Closed:
         """Ask the agent to stop, stop the container, and remove it where asked to; then say what happened."""
@@ -107,12 +111,16 @@ class Closer:
 
     @contextlib.contextmanager
     def _expecting(self, container: Facts) -> Iterator[None]:
-        self._expected.add(container.id)
+        token = self._expected[container.id] = object()
         try:
             yield
         finally:
-            # The engine tells of the death a moment after the call that caused it.
-            asyncio.get_running_loop().call_later(5, self._expected.discard, container.id)
+            # The engine's event comes a moment after the call that caused it.
+            asyncio.get_running_loop().call_later(5, self._forget, container.id, token)
+
+    def _forget(self, container_id: str, token: object) -> None:
+        if self._expected.get(container_id) is token:
+            del self._expected[container_id]
 
 
 def _note(client: docker.APIClient, container_id: str, state: dict[str, Any]) -> None:

@@ -156,6 +156,7 @@ class Start:
         async with self._gate:
             await parts.engine.call("put_archive", container.id, "/", secret_archive(variables))
             await parts.engine.call("start", container.id)
+        self._closer.started(container.id)
         self._launched = container.id
 
     async def _look(self) -> Facts | None:

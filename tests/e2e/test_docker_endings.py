@@ -210,6 +210,18 @@ async def test_a_killed_loop_that_is_closed_is_stopped_for_all(stage, stack, ope
     assert [await listed(manager) for manager in managers] == [(STOPPED, None, 137)] * 4
 
 
+async def test_a_kill_right_after_a_close_and_a_start_is_published(open_manager, engine, containers):
+    manager = await open_manager()
+    for _ in range(2):
+        await manager.start_loop(StartLoop(conversation_id="c1"))
+        await manager.close_session("c1")
+    await manager.start_loop(StartLoop(conversation_id="c1"))
+    async with manager.watch() as changes:
+        engine.kill(containers()[0]["Id"])
+        change = await asyncio.wait_for(anext(changes), 10)
+    assert (change.status, change.reason) == (FAILED, "killed")
+
+
 async def test_a_deaf_loop_that_is_removed_leaves_no_failure(stage, stack, open_manager):
     staged = await stage("deaf", stack)
     await staged.starter.close_session("c1", remove=True)
