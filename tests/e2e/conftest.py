@@ -24,6 +24,7 @@ from loopnest_docker.settings import DockerSettings
 from .. import requirements
 from ..namespaces import own_namespace
 from ..own_engine import OwnEngine, own_engine
+from ..sockets import sockets_collected  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[2]
 STANDIN = "loopnest-test/standin:1"

@@ -27,10 +27,9 @@ from loopnest import (
 from loopnest_docker.hooks import DockerStrategy
 from loopnest_docker.settings import DockerSettings
 
+from ..sockets import leaves_sockets
 from .engine_proxy import engine_proxy
 
-# The SDK leaves the sockets of connections that fail to the garbage collector, which may run in any later test.
-SDK_LEAVES_SOCKETS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 ALL = LoopQuery(user_id=EVERYONE)
 STOPPED, FAILED = LoopStatus.STOPPED, LoopStatus.FAILED
 SERVER = "python3 -u /standin/nested_server.py"
@@ -259,7 +258,7 @@ async def test_a_close_by_a_replica_interrupts_the_start(open_manager):
     assert caught.value.reason == "interrupted"
 
 
-@SDK_LEAVES_SOCKETS
+@leaves_sockets
 async def test_ends_are_read_once_however_often_all_is_listed(open_manager, tmp_path, engine, containers):
     with engine_proxy(tmp_path) as proxy:
         manager = await open_manager(engine={"url": proxy.url, "max_age": 0.2}, close_timeout=1)
@@ -281,7 +280,7 @@ def kind(line: str) -> str:
     return next(name for part, name in kinds.items() if part in line)
 
 
-@SDK_LEAVES_SOCKETS
+@leaves_sockets
 async def test_a_crash_fails_loops_and_a_shutdown_stops_them(loopnest, tmp_path, standin, stack):
     run, machine = loopnest
     settings = LoopnestSettings(namespace="own", state_dir=tmp_path / "state")

@@ -8,8 +8,8 @@ import pytest
 
 from loopnest import EVERYONE, EngineError, LoopFailed, LoopNotFound, LoopQuery, LoopStatus, Message, StartLoop
 
-# The SDK leaves the sockets of connections that fail to the garbage collector, which may run in any later test.
-SDK_LEAVES_SOCKETS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+from ..sockets import leaves_sockets
+
 MINE = LoopQuery(user_id=EVERYONE)
 
 
@@ -152,7 +152,7 @@ async def test_a_container_that_was_removed_from_outside_is_not_found(open_manag
     assert (await manager.start_loop(request())).status is LoopStatus.RUNNING
 
 
-@SDK_LEAVES_SOCKETS
+@leaves_sockets
 async def test_an_engine_that_is_down_is_reported_as_unreachable(open_manager, tmp_path):
     manager = await open_manager(engine={"url": f"unix://{tmp_path}/none.sock"})
     with pytest.raises(EngineError, match="loopnest doctor") as caught:
@@ -160,7 +160,7 @@ async def test_an_engine_that_is_down_is_reported_as_unreachable(open_manager, t
     assert caught.value.reason == "engine-unreachable"
 
 
-@SDK_LEAVES_SOCKETS
+@leaves_sockets
 async def test_an_engine_that_hangs_is_reported_as_such(open_manager, hanging_engine):
     manager = await open_manager(engine={"url": hanging_engine.url, "timeout": 1})
     with pytest.raises(EngineError) as caught:
