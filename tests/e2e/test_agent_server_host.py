@@ -153,7 +153,7 @@ async def test_a_conversation_from_its_creation_to_its_end(outer, model, contain
 
 
 async def test_a_directory_of_the_client_means_nothing_in_a_loop(outer, model):
-    path = await created(outer, model, workspace={"working_dir": "/home/client/project"})
+    path = await created(outer, model.url, workspace={"working_dir": "/home/client/project"})
     assert (await outer.client.get(path)).json()["workspace"]["working_dir"] == "/workspace/project"
 
 
