@@ -61,7 +61,7 @@ async def test_an_agent_works_on_while_its_host_is_away_and_leaves_no_process_be
         work = Message(text="run: sleep 1; echo six times seven is $((6 * 7)) > answer")
         async with new_manager() as loops:
             request = StartLoop(conversation_id="c1", conversation=Conversation(llm=llm, initial_message=work))
-            await loops.start_loop(request)
+            await loops.start_loop(request, ALICE)
         async with new_manager() as loops:
             loop = await loops.get_loop("c1", ALICE)
             await asyncio.wait_for(_finished(loop), 180)
