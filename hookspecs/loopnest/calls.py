@@ -49,7 +49,7 @@ class Calls:
         return None
 
     async def find_loop(self, conversation_id: str, *, probe: bool = False) -> Loop | None:
-        """Look up one loop, whoever owns it: with ``find_loop``, then the strategy alone, then all plugins together.
+        """Look up one loop of any owner: with ``find_loop``, then the strategy alone, then all plugins together.
 
         The strategy is asked without the wrappers around it, so that no override can hide a loop from other hooks.
         """

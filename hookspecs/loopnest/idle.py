@@ -1,4 +1,4 @@
-"""Stop loops that nobody uses, for any host."""
+"""Stop loops that are not in use, for any host."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class IdleKeeper:
         await asyncio.gather(*(self._look(loop) for loop in loops.values() if self._is_due(loop)))
 
     async def _begin(self, conversation_id: str) -> None:
-        """Note a use, and wait until nobody is stopping the loop.
+        """Note a use, and wait until no replica is stopping the loop.
 
         Where the use was written a moment ago, another replica can't be stopping the loop: it would have seen that.
         """
@@ -138,7 +138,7 @@ class IdleKeeper:
                 return
             over = self._stopping[key] = asyncio.Event()
             try:
-                _log.info("Stopping loop %s, which nobody uses", key)
+                _log.info("Stopping loop %s, which is not in use", key)
                 await self._stop(loop)
             finally:
                 del self._stopping[key]

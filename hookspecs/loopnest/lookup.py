@@ -47,7 +47,7 @@ class Lookup:
         self._turns = Turns()
 
     async def find(self, conversation_id: str, *, probe: bool = False) -> Known:
-        """Look one loop up, whoever owns it.
+        """Look one loop up, without regard to its owner.
 
         Raises:
             InvalidRequest: no conversation can have this id.
@@ -80,7 +80,7 @@ def _merge(listed: Iterable[Loop], starts: Iterable[Loop], records: Iterable[Loo
 
 
 def _with_start(start: Loop, listed: Loop | None) -> Loop:
-    """A start that goes on here is told as such until the plugins see the loop run."""
+    """A loop that is being started here is shown in status ``starting`` until the plugins list it as running."""
     if listed is None:
         return start
     if listed.status is LoopStatus.RUNNING:
@@ -91,7 +91,7 @@ def _with_start(start: Loop, listed: Loop | None) -> Loop:
 
 
 def _with_record(record: Loop, listed: Loop | None) -> Loop:
-    """A loop that is down is told with the reason that was kept, and the facts that the plugins know."""
+    """A loop that is stopped or failed is shown with the reason that was kept, and the facts that the plugins know."""
     if listed is None:
         return record
     if listed.status not in (LoopStatus.STOPPED, LoopStatus.FAILED) or record.status is not LoopStatus.FAILED:

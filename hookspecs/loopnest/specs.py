@@ -127,7 +127,7 @@ async def list_loops(query: LoopQuery) -> Sequence[Loop] | None:
 
 @hookspec(firstresult=True)
 async def find_loop(conversation_id: str) -> Loop | None:
-    """Look up the loop of a conversation, whoever owns it; asked before the strategy.
+    """Look up the loop of a conversation, without regard to its owner. Called before the strategy is asked.
 
     Optional. None is no verdict: the strategy is asked next, and then the overrides, both through ``list_loops``. An
     override needs this hook only where it replaces a loop that the strategy has too.

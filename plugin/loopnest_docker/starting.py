@@ -58,7 +58,7 @@ class Start:
             container: that of the conversation as it was last seen, None for none.
 
         Raises:
-            LoopNotFound: the conversation is somebody else's.
+            LoopNotFound: the conversation is another user's.
             LoopFailed, EngineError, NestedError: it could not be started.
         """
         for attempt in itertools.count():
@@ -71,6 +71,7 @@ class Start:
                 await asyncio.shield(self._undo())
                 if attempt == _ATTEMPTS or not self._may_try_again(error):
                     raise
+                self._made = None
                 if isinstance(error, _Contended):
                     await asyncio.sleep(random.uniform(0, _BACK_OFF))  # noqa: S311 - jitter
             container = await self._look()
