@@ -1,7 +1,7 @@
 """What a host uses: `LoopManager`, with one typed method for each hook.
 
 It does what no strategy should have to: it checks arguments and ownership, shares concurrent starts, keeps events in
-order, limits how long plugins may take, and tells everybody of every change.
+order, limits how long plugins may take, and publishes every change.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from weakref import WeakValueDictionary
@@ -19,7 +18,7 @@ from weakref import WeakValueDictionary
 from loopnest.asyncpluggy import AsyncPluginManager
 from loopnest.calls import Calls
 from loopnest.changes import Changes
-from loopnest.errors import LoopFailed, LoopnestError, LoopNotFound, Reason
+from loopnest.errors import LoopFailed, LoopNotFound, Reason
 from loopnest.lookup import Known, Lookup
 from loopnest.models import (
     Closed,
@@ -41,9 +40,8 @@ from loopnest.selection import new_plugin_manager, register, require_strategy, s
 from loopnest.settings import Configuration, LoopnestSettings
 from loopnest.specs import HostContext
 from loopnest.starts import Starts, join
-from loopnest.validation import check_conversation_id
+from loopnest.transitions import Transitions
 
-_log = logging.getLogger(__name__)
 UserId = str | Everyone | None
 
 
@@ -57,8 +55,8 @@ class LoopManager:
             await loops.send_event("c1", Message(text="hello"), "alice")
 
     ``user_id`` is the user as the host authenticated it, None on hosts without users, `EVERYONE` for operators. Every
-    method raises `InvalidRequest` for malformed arguments, `LoopNotFound` for loops that do not exist or belong to
-    somebody else, and `HookTimeout` where a plugin does not answer in time.
+    method raises `InvalidRequest` for malformed arguments, `LoopNotFound` for loops that do not exist or that the user
+    does not own, and `HookTimeout` where a plugin does not answer in time.
     """
 
     def __init__(self, plugins: AsyncPluginManager, settings: LoopnestSettings) -> None:
@@ -69,8 +67,8 @@ class LoopManager:
         self._records = Records(self._state_dir / "records", settings.failed_retention)
         self._outcomes = Outcomes(settings.strategy, self._records, self._starts, self._changes)
         self._send_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._life_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._lookup = Lookup(self._calls, self._starts, self._records)
+        self._transitions = Transitions(self._calls, self._lookup, self._starts, self._outcomes)
         self._closing = False
         self._one_shot = False
 
@@ -124,7 +122,7 @@ class LoopManager:
             namespace=self.settings.namespace,
             secret=await asyncio.to_thread(host_secret, self.settings),
             state_dir=self._state_dir,
-            emit=self._outcomes.heard,
+            emit=self._outcomes.accept,
             hooks=self.plugins.hook,
             one_shot=self._one_shot,
         )
@@ -146,7 +144,7 @@ class LoopManager:
         if self._closing:
             return
         self._closing = True
-        await self._starts.cancel()
+        await self._transitions.end()
         try:
             await self._calls.close()
         finally:
@@ -167,7 +165,8 @@ class LoopManager:
         known = await self._lookup.find(request.conversation_id)
         if known.shown and not owns(user_id, known.shown.owner):
             raise LoopNotFound(request.conversation_id)
-        task = self._begin(request, known, known.shown.owner if known.shown else new_owner(user_id))
+        owner = known.shown.owner if known.shown else new_owner(user_id)
+        task = self._transitions.begin(request, known, owner)
         if wait:
             return await join(task, request.conversation_id)
         if known.loop and known.loop.status is LoopStatus.RUNNING:
@@ -182,13 +181,7 @@ class LoopManager:
         shown = known.shown  # a removed loop too, which is closed again without error
         if shown is None or not owns(user_id, shown.owner):
             raise LoopNotFound(conversation_id)
-        interrupted = await self._starts.cancel(conversation_id)
-        async with self._life_locks.setdefault(conversation_id, asyncio.Lock()):
-            if interrupted:  # what the start had made may be gone, or have been kept
-                known = replace(known, loop=await self._calls.find_loop(conversation_id))
-            closed = await self._close(known, remove=remove, interrupted=interrupted)
-            self._outcomes.closed(shown, closed, remove=remove, failure=failure)
-            return closed
+        return await self._transitions.close(known, shown, remove=remove, failure=failure)
 
     async def list_loops(self, query: LoopQuery | None = None) -> list[Loop]:
         """List loops: those the plugins know, starts that go on here, and starts that failed recently."""
@@ -226,7 +219,7 @@ class LoopManager:
             LoopFailed: ``not-running``.
             LoopnestError: ``unsupported``: the strategy can't.
         """
-        return await self._turn(conversation_id, user_id, LoopStatus.RUNNING, LoopStatus.PAUSED)
+        return await self._transitions.turn(conversation_id, user_id, LoopStatus.RUNNING, LoopStatus.PAUSED)
 
     async def resume_loop(self, conversation_id: str, user_id: UserId = None) -> Loop:
         """Let a paused loop go on; one that runs is returned as it is.
@@ -235,7 +228,7 @@ class LoopManager:
             LoopFailed: ``not-running``: it is stopped, so start it.
             LoopnestError: ``unsupported``: the strategy can't.
         """
-        return await self._turn(conversation_id, user_id, LoopStatus.PAUSED, LoopStatus.RUNNING)
+        return await self._transitions.turn(conversation_id, user_id, LoopStatus.PAUSED, LoopStatus.RUNNING)
 
     async def loop_logs(
         self, conversation_id: str, user_id: UserId = None, *, tail: int = 100, follow: bool = False
@@ -275,74 +268,7 @@ class LoopManager:
                 reason=Reason.NOT_RUNNING,
             )
         request = StartLoop(conversation_id=known.conversation_id)
-        return await join(self._begin(request, known, shown.owner), known.conversation_id)
-
-    async def _turn(self, conversation_id: str, user_id: UserId, before: LoopStatus, after: LoopStatus) -> Loop:
-        """Bring a loop from one of ``running`` and ``paused`` to the other, and publish it."""
-        check_conversation_id(conversation_id)
-        async with self._life_locks.setdefault(conversation_id, asyncio.Lock()):
-            known = await self._lookup.find(conversation_id)
-            shown = known.visible_to(user_id)
-            if shown.status is after:
-                return shown
-            if known.loop is None or shown.status is not before:
-                raise LoopFailed(f"The loop is {shown.status}, not {before}.", reason=Reason.NOT_RUNNING)
-            paused = after is LoopStatus.PAUSED
-            loop = await (self._calls.pause_loop if paused else self._calls.resume_loop)(known.loop)
-            self._outcomes.tell(loop, "paused" if paused else "ready", after)
-            return loop
-
-    async def _close(self, known: Known, *, remove: bool, interrupted: bool) -> Closed:
-        gone = Closed(conversation_id=known.conversation_id, already=not interrupted, removed=True)
-        if known.loop is None:
-            return gone
-        if known.loop.status in (LoopStatus.STARTING, LoopStatus.RUNNING, LoopStatus.PAUSED):
-            self._outcomes.tell(known.loop, "stopping", known.loop.status)
-        try:
-            return await self._calls.close_session(known.loop, remove)
-        except LoopNotFound:
-            if not interrupted and known.loop.status is not LoopStatus.FAILED:
-                raise
-            return gone
-
-    def _begin(self, request: StartLoop, known: Known, owner: str) -> asyncio.Task[Loop]:
-        request = request.model_copy(update={"owner": owner})
-        return self._starts.begin(request, lambda it: self._start(it, known))
-
-    async def _start(self, request: StartLoop, known: Known) -> Loop:
-        lock = self._life_locks.setdefault(request.conversation_id, asyncio.Lock())
-        waits = lock.locked()
-        async with lock:
-            if waits:  # the loop was closed meanwhile
-                known = await self._lookup.find(request.conversation_id)
-            if known.loop is not None and known.loop.status is LoopStatus.RUNNING:
-                return await self._call_start(request, known.loop)
-            self._outcomes.start_begins(request)
-            loop = await self._call_start(request, known.loop)
-            self._outcomes.tell(loop, "ready", loop.status)
-            return loop
-
-    async def _call_start(self, request: StartLoop, known: Loop | None) -> Loop:
-        try:
-            loop = await self._calls.start_loop(request, known)
-        except LoopNotFound:
-            raise
-        except LoopnestError as error:
-            self._outcomes.start_failed(request, error)
-            raise
-        except Exception as error:
-            _log.exception("start_loop of %s raised", request.conversation_id)
-            failure = LoopFailed(f"A plugin failed: {type(error).__name__}.", reason=Reason.INTERNAL)
-            self._outcomes.start_failed(request, failure)
-            raise failure from error
-        except asyncio.CancelledError:
-            if self._closing:
-                stopped = LoopFailed("The host stopped meanwhile.", reason=Reason.INTERRUPTED)
-                self._outcomes.start_failed(request, stopped)
-            raise
-        if loop.owner != request.owner:  # another user took the conversation since it was looked up
-            raise LoopNotFound(request.conversation_id)
-        return loop
+        return await join(self._transitions.begin(request, known, shown.owner), known.conversation_id)
 
     @property
     def _state_dir(self) -> Path:

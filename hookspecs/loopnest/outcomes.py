@@ -1,4 +1,4 @@
-"""What becomes of loops: kept for later, and told to everybody."""
+"""What becomes of loops: kept for later, and published."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loopnest.starts import Starts
 
 
 class Outcomes:
-    """Keeps in ``records`` what nothing on the engine can tell later, and tells every change through ``changes``."""
+    """Keeps in ``records`` what no plugin can know later, and publishes every change through ``changes``."""
 
     def __init__(self, strategy: str, records: Records, starts: Starts, changes: Changes) -> None:
         self._strategy, self._records, self._starts, self._changes = strategy, records, starts, changes
@@ -20,28 +20,29 @@ class Outcomes:
         self._records.forget(request.conversation_id)
         status = LoopStatus.STARTING
         loop = Loop(conversation_id=request.conversation_id, owner=request.owner, status=status)
-        self.tell(loop, "requested", status)
+        self.publish(loop, "requested", status)
 
     def start_failed(self, request: StartLoop, error: LoopnestError) -> None:
-        """Keep and tell why; ``error`` then names the conversation."""
+        """Keep and publish the reason; ``error`` then names the conversation."""
         error.conversation_id = request.conversation_id
         loop = failed(request, error, self._strategy)
         self._records.keep(loop)
-        self.tell(loop, "failed", LoopStatus.FAILED)
+        self.publish(loop, "failed", LoopStatus.FAILED)
 
     def closed(self, known: Loop, closed: Closed, *, remove: bool, failure: LoopFailed | None = None) -> None:
-        """Publish that the loop that was ``known`` before is closed, unless it was closed already.
+        """Publish that a loop was closed, unless it was closed already.
 
         Args:
+            known: the loop as it was before.
             failure: why it was closed, where something is wrong with it; kept for listings.
         """
         self._records.forget(known.conversation_id)
         if closed.removed or remove:
             self._records.keep(removed(known))  # so that closing twice is no error
             if known.phase != REMOVED:
-                self.tell(known, REMOVED, None, closed.message)
+                self.publish(known, REMOVED, None, closed.message)
         elif failure:
-            self.heard(
+            self.accept(
                 LoopChange(
                     conversation_id=known.conversation_id,
                     owner=known.owner,
@@ -52,18 +53,18 @@ class Outcomes:
                 )
             )
         elif not closed.already:
-            self.tell(known, "stopped", LoopStatus.STOPPED, closed.message)
+            self.publish(known, "stopped", LoopStatus.STOPPED, closed.message)
 
-    def heard(self, change: LoopChange) -> None:
-        """A plugin reports a change; that a loop died is kept, as the next process can't know it from the plugin."""
+    def accept(self, change: LoopChange) -> None:
+        """Publish a change that a plugin emits. A failure is kept: the next process can't learn it from the plugin."""
         if change.status is LoopStatus.FAILED:
             self._records.keep(died(change, self._strategy))
         elif change.status is LoopStatus.RUNNING:
             self._records.forget(change.conversation_id)
         self._emit(change)
 
-    def tell(self, loop: Loop, phase: str, status: LoopStatus | None, message: str | None = None) -> None:
-        """Tell that ``loop`` came to ``phase``."""
+    def publish(self, loop: Loop, phase: str, status: LoopStatus | None, message: str | None = None) -> None:
+        """Publish that ``loop`` came to ``phase``."""
         change = LoopChange(
             conversation_id=loop.conversation_id,
             owner=loop.owner,

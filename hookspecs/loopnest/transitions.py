@@ -1,0 +1,129 @@
+"""What changes the status of a loop: start, close, pause and resume, one at a time for each conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from weakref import WeakValueDictionary
+
+from loopnest.calls import Calls
+from loopnest.errors import LoopFailed, LoopnestError, LoopNotFound, Reason
+from loopnest.lookup import Known, Lookup
+from loopnest.models import Closed, Loop, LoopStatus, StartLoop
+from loopnest.outcomes import Outcomes
+from loopnest.owners import Everyone
+from loopnest.starts import Starts
+
+_log = logging.getLogger(__name__)
+_UP = (LoopStatus.STARTING, LoopStatus.RUNNING, LoopStatus.PAUSED)
+
+
+class Transitions:
+    """Calls the hooks that change a loop's status, and publishes each change once."""
+
+    def __init__(self, calls: Calls, lookup: Lookup, starts: Starts, outcomes: Outcomes) -> None:
+        self._calls, self._lookup, self._starts, self._outcomes = calls, lookup, starts, outcomes
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._ended = False
+
+    async def end(self) -> None:
+        """End the starts that go on here; they fail with the reason that the host stopped."""
+        self._ended = True
+        await self._starts.cancel()
+
+    def begin(self, request: StartLoop, known: Known, owner: str) -> asyncio.Task[Loop]:
+        """Begin a start for ``owner``, or join the one that goes on.
+
+        Raises:
+            LoopNotFound: another user starts the conversation.
+        """
+        request = request.model_copy(update={"owner": owner})
+        return self._starts.begin(request, lambda it: self._start(it, known))
+
+    async def close(self, known: Known, shown: Loop, *, remove: bool, failure: LoopFailed | None) -> Closed:
+        """Close a loop, also in the middle of its start.
+
+        Args:
+            shown: the loop as users saw it; it may be known from a record only.
+            failure: kept as the reason why the loop was closed.
+        """
+        interrupted = await self._starts.cancel(known.conversation_id)
+        async with self._lock(known.conversation_id):
+            if interrupted:  # what the start had made may be gone, or have been kept
+                known = replace(known, loop=await self._calls.find_loop(known.conversation_id))
+            closed = await self._close(known, remove=remove, interrupted=interrupted)
+            self._outcomes.closed(shown, closed, remove=remove, failure=failure)
+            return closed
+
+    async def turn(
+        self, conversation_id: str, user_id: str | Everyone | None, before: LoopStatus, after: LoopStatus
+    ) -> Loop:
+        """Bring a loop from one of ``running`` and ``paused`` to the other; one that is there is returned as it is.
+
+        Raises:
+            LoopNotFound: there is no such loop, or the user does not own it.
+            LoopFailed: ``not-running``.
+        """
+        async with self._lock(conversation_id):
+            known = await self._lookup.find(conversation_id)
+            shown = known.visible_to(user_id)
+            if shown.status is after:
+                return shown
+            if known.loop is None or shown.status is not before:
+                raise LoopFailed(f"The loop is {shown.status}, not {before}.", reason=Reason.NOT_RUNNING)
+            paused = after is LoopStatus.PAUSED
+            loop = await (self._calls.pause_loop if paused else self._calls.resume_loop)(known.loop)
+            self._outcomes.publish(loop, "paused" if paused else "ready", after)
+            return loop
+
+    def _lock(self, conversation_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(conversation_id, asyncio.Lock())
+
+    async def _start(self, request: StartLoop, known: Known) -> Loop:
+        lock = self._lock(request.conversation_id)
+        waits = lock.locked()
+        async with lock:
+            if waits:  # the loop was closed, paused or resumed meanwhile
+                known = await self._lookup.find(request.conversation_id)
+            if known.loop is not None and known.loop.status is LoopStatus.RUNNING:
+                return await self._call_start(request, known.loop)
+            self._outcomes.start_begins(request)
+            loop = await self._call_start(request, known.loop)
+            self._outcomes.publish(loop, "ready", loop.status)
+            return loop
+
+    async def _call_start(self, request: StartLoop, known: Loop | None) -> Loop:
+        try:
+            loop = await self._calls.start_loop(request, known)
+        except LoopNotFound:
+            raise
+        except LoopnestError as error:
+            self._outcomes.start_failed(request, error)
+            raise
+        except Exception as error:
+            _log.exception("start_loop of %s raised", request.conversation_id)
+            failure = LoopFailed(f"A plugin failed: {type(error).__name__}.", reason=Reason.INTERNAL)
+            self._outcomes.start_failed(request, failure)
+            raise failure from error
+        except asyncio.CancelledError:
+            if self._ended:
+                stopped = LoopFailed("The host stopped meanwhile.", reason=Reason.INTERRUPTED)
+                self._outcomes.start_failed(request, stopped)
+            raise
+        if loop.owner != request.owner:  # another user took the conversation since it was looked up
+            raise LoopNotFound(request.conversation_id)
+        return loop
+
+    async def _close(self, known: Known, *, remove: bool, interrupted: bool) -> Closed:
+        gone = Closed(conversation_id=known.conversation_id, already=not interrupted, removed=True)
+        if known.loop is None:
+            return gone
+        if known.loop.status in _UP:
+            self._outcomes.publish(known.loop, "stopping", known.loop.status)
+        try:
+            return await self._calls.close_session(known.loop, remove)
+        except LoopNotFound:
+            if not interrupted and known.loop.status is not LoopStatus.FAILED:
+                raise
+            return gone
