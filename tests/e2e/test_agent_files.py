@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,9 @@ def home(tmp_path) -> Iterator[Path]:
 async def process(home, tmp_path, agent_server_python) -> AsyncIterator[Stage]:  # noqa: F811
     """Loops in processes, and the same."""
     settings = LoopnestSettings(strategy="process", state_dir=tmp_path, secret=SecretStr("a secret of the tests"))
-    own = ProcessSettings(python=agent_server_python, environment={"HOME": str(home)})
+    # The agent's python3 is no virtual environment's: those import nothing from the home directory.
+    path = os.pathsep.join((str(Path(sys.base_prefix) / "bin"), os.environ["PATH"]))
+    own = ProcessSettings(python=agent_server_python, environment={"HOME": str(home), "PATH": path})
     with scripted_model.serve("127.0.0.1") as model:
         async with LoopManager.from_plugins(ProcessStrategy(own), settings=settings) as loops:
             yield loops, model, str(tmp_path / "default" / "process" / "loops" / "c1" / "data")

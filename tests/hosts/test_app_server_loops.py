@@ -35,7 +35,7 @@ async def test_a_sandbox_that_can_not_be_understood_closes_nobody_else_s(tmp_pat
     await loops.ready()
     for name in ("c1", "c2"):
         broken.looked.clear()
-        manager._outcomes.tell(many.loops[name], "ready", many.loops[name].status)
+        manager._outcomes.publish(many.loops[name], "ready", many.loops[name].status)
         await asyncio.wait_for(broken.looked.wait(), 5)
     assert len(await manager.list_loops(LoopQuery(user_id=EVERYONE))) == 1000
     for task in list(loops._tasks):
