@@ -54,12 +54,13 @@ class Calls:
         The strategy is asked without the wrappers around it, so that no override can hide a loop from other hooks.
         """
         if self._hook.find_loop.get_hookimpls():
-            found: Loop | None = await self._limited("find_loop", self._hook.find_loop(conversation_id=conversation_id))
+            call = self._hook.find_loop(conversation_id=conversation_id, probe=probe)
+            found: Loop | None = await self._limited("find_loop", call)
             if found is not None:
                 return found
         query = LoopQuery(user_id=EVERYONE, conversation_ids=frozenset({conversation_id}), probe=probe)
         for listing in self._listings():
-            loops = await self._limited("list_loops", listing(query=query), self._timeouts.list) or ()
+            loops = await self._limited("list_loops", listing(query=query), "list") or ()
             if found := next(iter(query.select(loops)), None):
                 return found
         return None
@@ -73,25 +74,25 @@ class Calls:
     async def start_loop(self, request: StartLoop, loop: Loop | None) -> Loop:
         """Call ``start_loop``."""
         call = self._hook.start_loop(request=request, loop=loop)
-        answer = await self._limited("start_loop", call, self._timeouts.start)
+        answer = await self._limited("start_loop", call, "start")
         started: Loop = self._due("start_loop", answer, request.conversation_id)
         return started
 
     async def close_session(self, loop: Loop, remove: bool) -> Closed:
         """Call ``close_session``."""
         call = self._hook.close_session(conversation_id=loop.conversation_id, loop=loop, remove=remove)
-        answer = await self._limited("close_session", call, self._timeouts.close)
+        answer = await self._limited("close_session", call, "close")
         closed: Closed = self._due("close_session", answer, loop.conversation_id)
         return closed
 
     async def list_loops(self, query: LoopQuery) -> Sequence[Loop]:
         """Call ``list_loops``."""
-        return await self._limited("list_loops", self._hook.list_loops(query=query), self._timeouts.list) or ()
+        return await self._limited("list_loops", self._hook.list_loops(query=query), "list") or ()
 
     async def send_event(self, loop: Loop, event: Event) -> Delivery:
         """Call ``send_event``."""
         call = self._hook.send_event(conversation_id=loop.conversation_id, loop=loop, event=event)
-        answer = await self._limited("send_event", call, self._timeouts.send)
+        answer = await self._limited("send_event", call, "send")
         delivery: Delivery = self._due("send_event", answer, loop.conversation_id)
         return delivery
 
@@ -107,7 +108,7 @@ class Calls:
         changed: Loop | None = await self._limited(hook, caller(conversation_id=loop.conversation_id, loop=loop))
         if changed is None:
             raise LoopnestError(
-                f"The strategy {self._strategy!r} has no {hook}.",
+                f"The strategy {self._strategy!r} can't pause or resume loops: it has no hook {hook!r}.",
                 reason=Reason.UNSUPPORTED,
                 conversation_id=loop.conversation_id,
             )
@@ -135,13 +136,14 @@ class Calls:
         order = sorted(plugins, key=lambda name: name != self._strategy)
         return {name: self._plugins.caller_of(hook, plugins[name]) for name in order}
 
-    async def _limited(self, hook: str, answer: Awaitable[Any], limit: float | None = None) -> Any:
-        limit = limit or self._timeouts.other
+    async def _limited(self, hook: str, answer: Awaitable[Any], limited_by: str = "other") -> Any:
+        """Await the answer for as long as the setting ``limited_by`` of ``loopnest.timeouts`` allows."""
+        limit: float = getattr(self._timeouts, limited_by)
         try:
             return await within(limit, answer)
         except Overdue as error:
             raise HookTimeout(
-                f"The plugins did not answer {hook} within {limit:g} s; 'loopnest.timeouts' sets the limit."
+                f"The plugins did not answer {hook} within {limit:g} s ('loopnest.timeouts.{limited_by}')."
             ) from error
 
     def _due(self, hook: str, answer: Any, conversation_id: str) -> Any:

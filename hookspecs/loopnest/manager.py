@@ -190,15 +190,15 @@ class LoopManager:
     async def send_event(self, conversation_id: str, event: Event, user_id: UserId = None) -> Delivery:
         """Deliver an event; those for one conversation arrive in the order of the calls.
 
-        A stopped loop is started again first, unless ``loopnest.restart_on_send`` is off; one that is being started is
-        waited for.
+        A stopped loop is started again first, unless ``loopnest.restart_on_send`` is off; a start that goes on in this
+        process is waited for.
 
         A nested server may take a message only when the agent's tool has ended, which can be minutes. What steers the
         agent away from that tool (``pause``, ``interrupt``) overtakes what waits.
 
         Raises:
             NestedError: the nested server did not take it.
-            LoopFailed: the loop does not run, and may not or could not be started.
+            LoopFailed: the loop does not run, and may not or could not be started, or another host is starting it.
         """
         if isinstance(event, Control) and event.action != "run":
             return await self._send(conversation_id, event, user_id)
@@ -217,18 +217,18 @@ class LoopManager:
 
         Raises:
             LoopFailed: ``not-running``.
-            LoopnestError: ``unsupported``: the strategy can't.
+            LoopnestError: ``unsupported``: the strategy can't pause loops.
         """
-        return await self._transitions.turn(conversation_id, user_id, LoopStatus.RUNNING, LoopStatus.PAUSED)
+        return await self._transitions.set_paused(conversation_id, user_id, True)
 
     async def resume_loop(self, conversation_id: str, user_id: UserId = None) -> Loop:
         """Let a paused loop go on; one that runs is returned as it is.
 
         Raises:
             LoopFailed: ``not-running``: it is stopped, so start it.
-            LoopnestError: ``unsupported``: the strategy can't.
+            LoopnestError: ``unsupported``: the strategy can't pause loops.
         """
-        return await self._transitions.turn(conversation_id, user_id, LoopStatus.PAUSED, LoopStatus.RUNNING)
+        return await self._transitions.set_paused(conversation_id, user_id, False)
 
     async def loop_logs(
         self, conversation_id: str, user_id: UserId = None, *, tail: int = 100, follow: bool = False
@@ -261,14 +261,16 @@ class LoopManager:
         if loop and loop.status is LoopStatus.RUNNING:
             return loop
         if loop is None and shown.status is LoopStatus.FAILED:  # its start failed, and left nothing
-            raise LoopFailed(shown.message or "The loop failed.", reason=shown.reason, log_tail=shown.log_tail)
+            message, log_tail = shown.message or "The loop failed.", shown.log_tail
+            raise LoopFailed(message, reason=shown.reason, exit_code=shown.exit_code, log_tail=log_tail)
         if shown.status is not LoopStatus.STARTING and not self.settings.restart_on_send:
             raise LoopFailed(
                 f"The loop is {shown.status}, and 'loopnest.restart_on_send' is off. Start it again.",
                 reason=Reason.NOT_RUNNING,
             )
         request = StartLoop(conversation_id=known.conversation_id)
-        return await join(self._transitions.begin(request, known, shown.owner), known.conversation_id)
+        task = self._transitions.begin(request, known, shown.owner, resume=True)
+        return await join(task, known.conversation_id)
 
     @property
     def _state_dir(self) -> Path:

@@ -88,7 +88,7 @@ async def start_loop(request: StartLoop, loop: Loop | None) -> Loop | None:
 
 @hookspec(firstresult=True)
 async def close_session(conversation_id: str, loop: Loop, remove: bool) -> Closed | None:
-    """Stop a loop: gracefully first, then firmly, always within a limit; from every state, and twice without error.
+    """Stop a loop: gracefully first, then by force, always within a limit; from every state, and twice without error.
 
     Args:
         loop: as it was looked up.
@@ -126,11 +126,14 @@ async def list_loops(query: LoopQuery) -> Sequence[Loop] | None:
 
 
 @hookspec(firstresult=True)
-async def find_loop(conversation_id: str) -> Loop | None:
+async def find_loop(conversation_id: str, probe: bool) -> Loop | None:
     """Look up the loop of a conversation, without regard to its owner. Called before the strategy is asked.
 
-    Optional. None is no verdict: the strategy is asked next, and then the overrides, both through ``list_loops``. An
-    override needs this hook only where it replaces a loop that the strategy has too.
+    Optional. After None the strategy is asked, and then the overrides, both through ``list_loops``. An override needs
+    this hook only where it replaces a loop that the strategy has too.
+
+    Args:
+        probe: ask the nested server for `Loop.agent_status`, as `LoopQuery.probe` does.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""The starts that go on in this process: one for each conversation, whoever waits for it."""
+"""The starts that go on in this process: one for each conversation, shared by all callers that wait for it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def join(task: asyncio.Task[Loop], conversation_id: str) -> Loop:
     """Wait for a shared start without owning it.
 
     Raises:
-        LoopFailed: it failed, or was ended by somebody who closed the loop.
+        LoopFailed: it failed, or a close of the loop ended it.
     """
     try:
         return await asyncio.shield(task)

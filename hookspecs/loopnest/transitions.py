@@ -32,14 +32,18 @@ class Transitions:
         self._ended = True
         await self._starts.cancel()
 
-    def begin(self, request: StartLoop, known: Known, owner: str) -> asyncio.Task[Loop]:
+    def begin(self, request: StartLoop, known: Known, owner: str, *, resume: bool = False) -> asyncio.Task[Loop]:
         """Begin a start for ``owner``, or join the one that goes on.
+
+        Args:
+            resume: start the loop only where it exists and no other process starts it, as ``request`` does not say
+                what conversation to create. The task raises LoopNotFound or LoopFailed otherwise.
 
         Raises:
             LoopNotFound: another user starts the conversation.
         """
         request = request.model_copy(update={"owner": owner})
-        return self._starts.begin(request, lambda it: self._start(it, known))
+        return self._starts.begin(request, lambda it: self._start(it, known, resume=resume))
 
     async def close(self, known: Known, shown: Loop, *, remove: bool, failure: LoopFailed | None) -> Closed:
         """Close a loop, also in the middle of its start.
@@ -49,22 +53,27 @@ class Transitions:
             failure: kept as the reason why the loop was closed.
         """
         interrupted = await self._starts.cancel(known.conversation_id)
-        async with self._lock(known.conversation_id):
-            if interrupted:  # what the start had made may be gone, or have been kept
-                known = replace(known, loop=await self._calls.find_loop(known.conversation_id))
+        lock = self._lock(known.conversation_id)
+        waits = lock.locked()
+        async with lock:
+            if interrupted or waits:  # the loop may be gone, or be another user's by now
+                now = (await self._lookup.find(known.conversation_id)).loop
+                known = replace(known, loop=now if now and now.owner == shown.owner else None)
             closed = await self._close(known, remove=remove, interrupted=interrupted)
             self._outcomes.closed(shown, closed, remove=remove, failure=failure)
             return closed
 
-    async def turn(
-        self, conversation_id: str, user_id: str | Everyone | None, before: LoopStatus, after: LoopStatus
-    ) -> Loop:
-        """Bring a loop from one of ``running`` and ``paused`` to the other; one that is there is returned as it is.
+    async def set_paused(self, conversation_id: str, user_id: str | Everyone | None, paused: bool) -> Loop:
+        """Pause a running loop, or resume a paused one; a loop in the wanted status is returned as it is.
 
         Raises:
             LoopNotFound: there is no such loop, or the user does not own it.
-            LoopFailed: ``not-running``.
+            LoopFailed: ``not-running``, or the reason for which the loop is not in the wanted status afterwards.
+            LoopnestError: ``unsupported``.
         """
+        before, after = LoopStatus.RUNNING, LoopStatus.PAUSED
+        if not paused:
+            before, after = after, before
         async with self._lock(conversation_id):
             known = await self._lookup.find(conversation_id)
             shown = known.visible_to(user_id)
@@ -72,20 +81,24 @@ class Transitions:
                 return shown
             if known.loop is None or shown.status is not before:
                 raise LoopFailed(f"The loop is {shown.status}, not {before}.", reason=Reason.NOT_RUNNING)
-            paused = after is LoopStatus.PAUSED
             loop = await (self._calls.pause_loop if paused else self._calls.resume_loop)(known.loop)
+            if loop.status is not after:
+                message = loop.message or f"The loop is {loop.status}, not {after}."
+                raise LoopFailed(message, reason=loop.reason or Reason.NOT_RUNNING, exit_code=loop.exit_code)
             self._outcomes.publish(loop, "paused" if paused else "ready", after)
             return loop
 
     def _lock(self, conversation_id: str) -> asyncio.Lock:
         return self._locks.setdefault(conversation_id, asyncio.Lock())
 
-    async def _start(self, request: StartLoop, known: Known) -> Loop:
+    async def _start(self, request: StartLoop, known: Known, *, resume: bool) -> Loop:
         lock = self._lock(request.conversation_id)
         waits = lock.locked()
         async with lock:
-            if waits:  # the loop was closed, paused or resumed meanwhile
+            if waits or (resume and known.loop is None):  # it was closed, paused or resumed, or its start has ended
                 known = await self._lookup.find(request.conversation_id)
+            if resume:
+                _check_resumable(known)
             if known.loop is not None and known.loop.status is LoopStatus.RUNNING:
                 return await self._call_start(request, known.loop)
             self._outcomes.start_begins(request)
@@ -122,8 +135,27 @@ class Transitions:
         if known.loop.status in _UP:
             self._outcomes.publish(known.loop, "stopping", known.loop.status)
         try:
-            return await self._calls.close_session(known.loop, remove)
+            closed = await self._calls.close_session(known.loop, remove)
         except LoopNotFound:
             if not interrupted and known.loop.status is not LoopStatus.FAILED:
                 raise
             return gone
+        return closed.model_copy(update={"already": False}) if interrupted else closed
+
+
+def _check_resumable(known: Known) -> None:
+    """Refuse to start a loop that an event was sent to and that a start without its conversation must not touch.
+
+    Raises:
+        LoopNotFound: the loop was removed since it was looked up.
+        LoopFailed: another process starts it, or its start was interrupted.
+    """
+    if known.loop is None:
+        raise LoopNotFound(known.conversation_id)
+    if known.loop.status is LoopStatus.STARTING:
+        raise LoopFailed(
+            known.loop.message
+            or "Another host is starting the loop, or its start was interrupted. Send again once it runs, or start it.",
+            reason=known.loop.reason or Reason.NOT_RUNNING,
+            conversation_id=known.conversation_id,
+        )

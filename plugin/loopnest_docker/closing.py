@@ -46,13 +46,28 @@ class Closer:
                 await self.remove(container)
             return closed.model_copy(update={"removed": remove})
 
-    async def remove(self, container: Facts) -> None:
-        """Remove the container and its anonymous volumes; one that is gone, or just going, is fine."""
-        with self._expecting(container), contextlib.suppress(NotOnEngine, EngineConflict):
-            await self._parts.engine.call("remove_container", container.id, force=True, v=True)
+    async def remove(self, container: Facts, *, force: bool = True) -> bool:
+        """Remove the container and its anonymous volumes.
+
+        Args:
+            force: also where it runs. A container that is gone, or being removed, counts as removed.
+
+        Returns:
+            Whether it was removed. False only without ``force``: it runs, or another process is removing it.
+        """
+        with self._expecting(container):
+            try:
+                await self._parts.engine.call("remove_container", container.id, force=force, v=True)
+            except NotOnEngine:
+                pass
+            except EngineConflict:
+                if not force:
+                    return False
+            finally:
+                self._parts.inventory.touch(container.id)
         self._parts.view.forget(container)
         self._parts.requested.forget(container.loop.conversation_id)
-        self._parts.inventory.touch(container.id)
+        return True
 
     async def stop(self, container: Facts, *, seconds: float) -> None:
         """Stop the container's process, by force after ``seconds``; a process that has ended is left as it is."""

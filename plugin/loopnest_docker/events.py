@@ -48,7 +48,7 @@ class EventStream:
     ) -> None:
         self._engine, self._label = engine, label
         self._on_event, self._on_gap = on_event, on_gap
-        self.alive = False
+        self.alive = self._reported = False
         self._delay = _FIRST_DELAY
         self._task: asyncio.Task[None] | None = None
 
@@ -64,15 +64,17 @@ class EventStream:
 
     async def reopen(self) -> None:
         """Open another stream instead of the one that is open, as it went silent."""
-        await self.aclose()
-        self.open()
+        try:
+            await self.aclose()
+        finally:
+            self.open()
 
     async def _run(self) -> None:
         while True:
             try:
                 await self._read()
             except (EngineError, httpx.HTTPError, OSError, asyncio.TimeoutError) as error:
-                _log.debug("The engine's event stream failed: %s", type(error).__name__)
+                self._report(error)
             except Exception:  # noqa: BLE001 - the stream must be opened again whatever a line of it caused
                 _log.exception("The engine's event stream could not be read; it is opened again.")
             finally:
@@ -81,12 +83,19 @@ class EventStream:
             await asyncio.sleep(self._delay + random.uniform(0, self._delay / 4))  # noqa: S311 - jitter
             self._delay = min(self._delay * 2, _LONGEST_DELAY)
 
+    def _report(self, error: Exception) -> None:
+        """Log the first failure of an outage; the others say nothing new."""
+        level = logging.DEBUG if self._reported else logging.WARNING
+        self._reported = True
+        why = error.message if isinstance(error, EngineError) else type(error).__name__
+        _log.log(level, "The engine's event stream failed (%s). Until it is open, each listing asks the engine.", why)
+
     async def _read(self) -> None:
         async with self._engine.stream_client() as client:
             response = await limited(self._events(client), self._engine.timeout)
             try:
                 self._on_gap()
-                self.alive, self._delay = True, _FIRST_DELAY
+                self.alive, self._reported, self._delay = True, False, _FIRST_DELAY
                 async for line in _lines(response):
                     self._on_event(_parsed(line))
             finally:
@@ -101,7 +110,7 @@ class EventStream:
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The lines of an answer; httpx's own end at other characters as well, which labels may contain."""
+    """Split an answer at newlines only; httpx's ``aiter_lines`` splits at characters that labels may contain, too."""
     rest = b""
     async for chunk in response.aiter_bytes():
         *lines, rest = (rest + chunk).split(b"\n")

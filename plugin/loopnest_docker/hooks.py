@@ -88,9 +88,9 @@ class DockerStrategy:
         return await self._lifecycle.start(request, request.owner)
 
     @hookimpl
-    async def close_session(self, conversation_id: str, remove: bool) -> Closed:
+    async def close_session(self, loop: Loop, remove: bool) -> Closed:
         """Ask the nested server to stop, then stop its container."""
-        return await self._lifecycle.close(conversation_id, remove=remove)
+        return await self._lifecycle.close(loop, remove=remove)
 
     @hookimpl
     async def list_loops(self, query: LoopQuery) -> Sequence[Loop]:
@@ -105,14 +105,14 @@ class DockerStrategy:
         return Delivery(conversation_id=conversation_id, response=response)
 
     @hookimpl
-    async def pause_loop(self, conversation_id: str) -> Loop:
+    async def pause_loop(self, loop: Loop) -> Loop:
         """Freeze the container's processes."""
-        return await self._lifecycle.freeze(conversation_id, "pause")
+        return await self._lifecycle.set_paused(loop, True)
 
     @hookimpl
-    async def resume_loop(self, conversation_id: str) -> Loop:
+    async def resume_loop(self, loop: Loop) -> Loop:
         """Let the container's processes go on."""
-        return await self._lifecycle.freeze(conversation_id, "unpause")
+        return await self._lifecycle.set_paused(loop, False)
 
     def _on_death(self, container: Facts, exit_code: int | None) -> None:
         """Publish the end of a loop that this process is not closing."""
@@ -120,9 +120,9 @@ class DockerStrategy:
             self._keeper.ended(container, exit_code)
 
     @hookimpl
-    async def loop_logs(self, conversation_id: str, tail: int, follow: bool) -> AsyncIterator[str]:
+    async def loop_logs(self, loop: Loop, tail: int, follow: bool) -> AsyncIterator[str]:
         """Read the container's log."""
-        found = await self._lifecycle.find(conversation_id)
+        found = await self._lifecycle.find(loop.conversation_id, loop.owner)
         return logs.read(self._parts.engine, found.id, tail=tail, follow=follow)
 
     @hookimpl

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -20,16 +19,18 @@ from loopnest_docker.parts import Parts
 from loopnest_nested.ending import Ending, ending
 
 _log = logging.getLogger(__name__)
+#: Why the engine can't be asked about any container.
+_NO_ENGINE: Final = frozenset({Reason.ENGINE_UNREACHABLE, Reason.ENGINE_TIMEOUT})
 #: Seconds beyond the start timeout after which no replica can still be starting a container.
 _GRACE: Final = 5
 _INTERRUPTED: Final = "The host that started it went away. Start the loop again."
 
 
 class Ages:
-    """For how many seconds each container has been as it is, counted by this process's own monotonic clock.
+    """Counts, on this process's monotonic clock, for how many seconds each container has not changed.
 
-    Neither the age of the container counts, as one of the pool was created long before it was claimed, nor any clock
-    of another machine: a claim, a start, or a restart by any replica begins a new count.
+    A claim, a start or a restart by any replica begins a new count. The container's own age is no measure, as one of
+    the pool is created long before it is claimed; nor is the clock of another machine.
     """
 
     def __init__(self) -> None:
@@ -38,15 +39,16 @@ class Ages:
     def look(self, containers: Sequence[Facts]) -> None:
         """Note what there is now, and forget what is not."""
         now = time.monotonic()
-        self._since = {key: self._since.get(key, now) for key in map(self._key, containers)}
+        self._since = {key: self._since.get(key, now) for key in map(key_of, containers)}
 
     def of(self, container: Facts) -> float:
         """Seconds since the container was first seen like this."""
-        return time.monotonic() - self._since[self._key(container)]
+        return time.monotonic() - self._since[key_of(container)]
 
-    @staticmethod
-    def _key(container: Facts) -> tuple[object, ...]:
-        return container.name, container.state, container.generation
+
+def key_of(container: Facts) -> tuple[object, ...]:
+    """What changes when a container is claimed, started, stopped or restarted."""
+    return container.name, container.state, container.generation
 
 
 class Keeper:
@@ -76,17 +78,28 @@ class Keeper:
         containers = list((await self._parts.inventory.all()).values())
         self._ages.look(containers)
         for container in containers:
-            with contextlib.suppress(NotOnEngine):  # it was removed meanwhile
+            try:
                 if not self._lifecycle.busy(container):
                     await self._look_after(container)
+            except NotOnEngine:  # it was removed meanwhile
+                continue
+            except EngineError as error:
+                if error.reason in _NO_ENGINE:
+                    raise
+                _log.warning("The sweep leaves %s as it is: %s", container.name, error.message)
 
     async def _look_after(self, container: Facts) -> None:
         if await self._is_interrupted(container):
-            await self._end_interrupted(container)
-        elif await self._is_expired(container):
-            await self._lifecycle.closer.remove(container)
-            message = "Stopped for longer than 'loopnest.docker.retention'."
-            self._publish(container, "removed", None, LoopFailed(message))
+            if await self._is_unchanged(container):
+                await self._end_interrupted(container)
+        elif await self._is_expired(container) and await self._is_unchanged(container):
+            await self._remove(container, "removed", LoopFailed("Stopped for longer than 'loopnest.docker.retention'."))
+
+    async def _is_unchanged(self, container: Facts) -> bool:
+        """Whether the container is still what was judged, as starts of this and other replicas go on meanwhile."""
+        found = await self._parts.inventory.look(container.loop)
+        now = next((it for it in found if it.id == container.id), None)
+        return now is not None and key_of(now) == key_of(container) and not self._lifecycle.busy(container)
 
     async def _run(self) -> None:
         while True:
@@ -94,10 +107,12 @@ class Keeper:
                 await self.sweep()
             except EngineError as error:
                 _log.warning("The sweep is put off: %s", error.message)
+            except Exception:  # noqa: BLE001 - a fault of one sweep must not end all later ones
+                _log.exception("The sweep failed, and is tried again in 'loopnest.docker.sweep_interval'.")
             await asyncio.sleep(self._parts.settings.sweep_interval)
 
     async def _is_interrupted(self, container: Facts) -> bool:
-        """Whether a start of the container ended halfway, so long ago that no replica can be working on it.
+        """Whether a start of the container seems to have ended halfway: no start takes as long as it is unchanged.
 
         A nested server that can't be asked may have work in it, and so may one whose host creates the conversations.
         """
@@ -124,14 +139,20 @@ class Keeper:
             if restarted or not await self._history.is_empty(container):
                 self._publish(container, "failed", LoopStatus.FAILED, why)
                 return
-        await self._lifecycle.closer.remove(container)
-        self._publish(container, "failed", LoopStatus.FAILED, why)
+        await self._remove(container, "failed", why)
+
+    async def _remove(self, container: Facts, phase: str, why: LoopFailed) -> None:
+        """Remove the container and publish it, unless it was started again meanwhile."""
+        if await self._lifecycle.closer.remove(container, force=False):
+            self._publish(container, phase, LoopStatus.FAILED if phase == "failed" else None, why)
 
     async def _is_expired(self, container: Facts) -> bool:
         retention = self._parts.settings.retention
         if retention is None or not container.down:
             return False
         state = (await self._parts.engine.call("inspect_container", container.id))["State"]
+        if state["Running"]:
+            return False
         return self._parts.engine.now() - _time(state["FinishedAt"]) > timedelta(seconds=retention)
 
     async def _publish_end(self, container: Facts, exit_code: int | None) -> None:

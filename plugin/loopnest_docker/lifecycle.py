@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Literal
 
 from loopnest import Closed, Loop, LoopFailed, LoopNotFound, NestedError, StartLoop
 from loopnest_docker.closing import Closer
@@ -29,14 +28,14 @@ class Lifecycle:
         """Whether this process is starting the container's loop, or ending it."""
         return container.loop.conversation_id in self._starting or self.closer.expects(container)
 
-    async def find(self, conversation_id: str, owner: str | None = None) -> Facts:
-        """Return the container of a conversation; ``owner`` None means whoever's.
+    async def find(self, conversation_id: str, owner: str) -> Facts:
+        """Return the container of a conversation.
 
         Raises:
-            LoopNotFound: there is none, or it is somebody else's.
+            LoopNotFound: there is none, or another user owns it.
         """
         containers = await self._parts.inventory.of(conversation_id)
-        if containers and owner in (None, containers[0].loop.owner):
+        if containers and owner == containers[0].loop.owner:
             return containers[0]
         raise LoopNotFound(conversation_id)
 
@@ -44,7 +43,7 @@ class Lifecycle:
         """Bring the loop up from whatever state it is in.
 
         Raises:
-            LoopNotFound: the conversation is somebody else's.
+            LoopNotFound: another user owns the conversation.
             LoopFailed, EngineError: it could not be started.
         """
         conversation_id = request.conversation_id
@@ -61,14 +60,14 @@ class Lifecycle:
                 self.filler.poke()
         return await self._parts.view.loop(container)
 
-    async def freeze(self, conversation_id: str, call: Literal["pause", "unpause"]) -> Loop:
+    async def set_paused(self, loop: Loop, paused: bool) -> Loop:
         """Pause or unpause the loop's container, and return the loop as it is then."""
-        container = await self.find(conversation_id)
-        with contextlib.suppress(EngineConflict):  # another replica was faster
-            await self._parts.engine.call(call, container.id)
+        container = await self.find(loop.conversation_id, loop.owner)
+        with contextlib.suppress(EngineConflict):  # another replica was faster, or the container ended
+            await self._parts.engine.call("pause" if paused else "unpause", container.id)
         self._parts.inventory.touch(container.id)
-        return await self._parts.view.loop(await self.find(conversation_id))
+        return await self._parts.view.loop(await self.find(loop.conversation_id, loop.owner))
 
-    async def close(self, conversation_id: str, *, remove: bool) -> Closed:
+    async def close(self, loop: Loop, *, remove: bool) -> Closed:
         """Stop the loop from any state."""
-        return await self.closer.close(await self.find(conversation_id), remove=remove)
+        return await self.closer.close(await self.find(loop.conversation_id, loop.owner), remove=remove)

@@ -29,7 +29,8 @@ async def check_mounts(parts: Parts, container: Facts) -> None:
         {"Type": "bind", "Source": source, "Target": f"/mounts/{number}", "ReadOnly": True}
         for number, source in enumerate(sources)
     ]
-    body = {"Image": found["Image"], "HostConfig": {"Mounts": mounts, "NetworkMode": "none"}}
+    # The command is never run; the engine refuses to create a container without one.
+    body = {"Image": found["Image"], "Cmd": ["mounts"], "HostConfig": {"Mounts": mounts, "NetworkMode": "none"}}
     try:
         await Helpers(parts.engine, parts.context.namespace).create(body)
     except EngineError as error:

@@ -7,13 +7,13 @@ by another process that wants the same loop, or by the next host after this one 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import logging
 import random
 from typing import Final
 
 from pydantic import SecretStr
 
-from loopnest import LoopChange, LoopFailed, LoopNotFound, LoopStatus, Reason, StartLoop
+from loopnest import EngineError, LoopChange, LoopFailed, LoopNotFound, LoopStatus, Reason, StartLoop
 from loopnest_docker import naming, pool
 from loopnest_docker.boot import Boot
 from loopnest_docker.closing import Closer
@@ -26,6 +26,7 @@ from loopnest_docker.parts import Parts
 from loopnest_docker.secret_file import secret_archive
 from loopnest_nested import session_keys
 
+_log = logging.getLogger(__name__)
 #: How often a start looks again when others change the container under its hands.
 _ATTEMPTS: Final = 10
 #: Seconds, at the most, until a start tries again that gave up for a rival.
@@ -61,7 +62,10 @@ class Start:
             LoopNotFound: the conversation is another user's.
             LoopFailed, EngineError, NestedError: it could not be started.
         """
-        for attempt in itertools.count():
+        attempts = 0
+        while True:
+            attempts += 1
+            self._made = self._launched = None
             try:
                 container = await self._up(container)
                 is_new = container.id == self._made
@@ -69,13 +73,11 @@ class Start:
                 return container
             except BaseException as error:
                 await asyncio.shield(self._undo())
-                if attempt == _ATTEMPTS or not self._may_try_again(error):
+                if attempts > _ATTEMPTS or not self._may_try_again(error):
                     raise
-                self._made = None
                 if isinstance(error, _Contended):
                     await asyncio.sleep(random.uniform(0, _BACK_OFF))  # noqa: S311 - jitter
             container = await self._look()
-        raise AssertionError
 
     def _may_try_again(self, error: BaseException) -> bool:
         """Whether two users claimed one id at once, or a claimed container of the pool turned out to be dead."""
@@ -216,14 +218,26 @@ class Start:
         """Leave nothing of a start that failed: what it made is removed, what it started is stopped again.
 
         A container with a conversation is never removed: another replica may have created it meanwhile, or this start
-        may have failed only after the nested server had it. A container that another start made is left alone.
+        may have failed only after the nested server had it. A container that another start made is stopped only where
+        this start launched it. What the engine refuses here is logged, as the start's own error is to be raised.
         """
-        for container in await self._parts.inventory.look(self._name):
-            disposable = container.id == self._made and not self._parts.settings.keep_failed
-            if disposable and not await self._history.is_there(container):
-                await self._closer.remove(container)
-            elif container.id in (self._made, self._launched):
-                await self._closer.stop(container, seconds=1)
+        try:
+            for container in await self._parts.inventory.look(self._name):
+                if await self._is_disposable(container):
+                    await self._closer.remove(container)
+                elif container.id in (self._made, self._launched):
+                    await self._closer.stop(container, seconds=1)
+        except EngineError as error:
+            _log.warning("What a failed start left of %s could not be removed: %s", self._name, error.message)
+
+    async def _is_disposable(self, container: Facts) -> bool:
+        """Whether this start made the container, and it has no conversation; one that can't be looked into may have."""
+        if container.id != self._made or self._parts.settings.keep_failed:
+            return False
+        try:
+            return not await self._history.is_there(container)
+        except EngineError:
+            return False
 
     def _tell(self, phase: str, message: str | None = None, progress: float | None = None) -> None:
         self._parts.context.emit(

@@ -85,9 +85,9 @@ class ProcessStrategy:
         return self._view.loop(record)
 
     @hookimpl
-    async def close_session(self, conversation_id: str, remove: bool) -> Closed:
+    async def close_session(self, loop: Loop, remove: bool) -> Closed:
         """Ask the nested server to stop, then end its process."""
-        return await self._lifecycle.close(conversation_id, remove=remove)
+        return await self._lifecycle.close(loop, remove=remove)
 
     @hookimpl
     async def list_loops(self, query: LoopQuery) -> Sequence[Loop]:
@@ -101,20 +101,19 @@ class ProcessStrategy:
         return Delivery(conversation_id=conversation_id, response=response)
 
     @hookimpl
-    async def pause_loop(self, conversation_id: str) -> Loop:
+    async def pause_loop(self, loop: Loop) -> Loop:
         """Stop the loop's processes from running."""
-        return self._view.loop(await self._lifecycle.freeze(conversation_id, "paused"))
+        return self._view.loop(await self._lifecycle.set_paused(loop, True))
 
     @hookimpl
-    async def resume_loop(self, conversation_id: str) -> Loop:
+    async def resume_loop(self, loop: Loop) -> Loop:
         """Let the loop's processes go on."""
-        return self._view.loop(await self._lifecycle.freeze(conversation_id, "running"))
+        return self._view.loop(await self._lifecycle.set_paused(loop, False))
 
     @hookimpl
-    async def loop_logs(self, conversation_id: str, tail: int, follow: bool) -> AsyncIterator[str] | None:
+    async def loop_logs(self, loop: Loop, tail: int, follow: bool) -> AsyncIterator[str] | None:
         """Read what the nested server printed since it was last started."""
-        record = self._parts.registry.read(conversation_id)
-        run = self._parts.registry.run(record) if record else None
+        run = self._parts.registry.run(self._lifecycle.find(loop))
         return logs.read(run, tail=tail, follow=follow) if run else None
 
     @hookimpl

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final, Literal
+from typing import Final
 
-from loopnest import Closed, LoopFailed, LoopNotFound, NestedError, Reason, StartLoop
+from loopnest import Closed, Loop, LoopFailed, LoopNotFound, NestedError, Reason, StartLoop
 from loopnest.deadline import limited
 from loopnest_nested import session_keys
 from loopnest_nested.ending import was_killed
@@ -33,7 +33,7 @@ class Lifecycle:
         """The loop's record where it runs.
 
         Raises:
-            LoopNotFound: it is somebody else's.
+            LoopNotFound: another user owns it.
             LoopFailed: its keys can't be known here.
         """
         record = self._parts.registry.read(conversation_id)
@@ -53,7 +53,7 @@ class Lifecycle:
         """Start, bring back or adopt the loop.
 
         Raises:
-            LoopNotFound: the conversation is somebody else's.
+            LoopNotFound: another user owns the conversation.
             LoopFailed, NestedError: it could not be started; nothing is left running.
         """
         if (record := self.running(request.conversation_id, owner)) is not None:
@@ -66,7 +66,7 @@ class Lifecycle:
                 return record
             record = self._parts.registry.read(request.conversation_id) or self._new(request, owner)
             if record.state == "paused" and self._alive(record):
-                return await self._turn(record, "running")
+                return await self._set_paused(record, False)
             try:
                 await self._end_runs(record)
                 return await Boot(self._parts, python, request).run(record)
@@ -74,38 +74,52 @@ class Lifecycle:
                 await asyncio.shield(asyncio.ensure_future(self.undo(record.conversation_id)))
                 raise
 
-    async def freeze(self, conversation_id: str, state: Literal["paused", "running"]) -> Record:
-        """Pause a running loop, or let a paused one go on.
+    def find(self, loop: Loop) -> Record:
+        """Return the loop's record.
+
+        Raises:
+            LoopNotFound: it is gone, or another user owns the conversation by now.
+        """
+        record = self._parts.registry.read(loop.conversation_id)
+        if record is None or record.owner != loop.owner:
+            raise LoopNotFound(loop.conversation_id)
+        return record
+
+    async def set_paused(self, loop: Loop, paused: bool) -> Record:
+        """Pause a running loop, or resume a paused one.
 
         Raises:
             LoopNotFound: it went away, or ended.
         """
-        async with self._parts.locks.hold(conversation_id):
-            record = self._parts.registry.read(conversation_id)
-            if record is None or record.state not in WANTED_ALIVE or not self._alive(record):
-                raise LoopNotFound(conversation_id)
-            return await self._turn(record, state)
+        async with self._parts.locks.hold(loop.conversation_id):
+            record = self.find(loop)
+            if record.state not in WANTED_ALIVE or not self._alive(record):
+                raise LoopNotFound(loop.conversation_id)
+            return await self._set_paused(record, paused)
 
-    async def _turn(self, record: Record, state: Literal["paused", "running"]) -> Record:
+    async def _set_paused(self, record: Record, paused: bool) -> Record:
         """Where this process is killed halfway, the record says paused, and resuming what runs does no harm."""
-        run, turned = self._parts.registry.run(record), record.model_copy(update={"state": state})
+        run = self._parts.registry.run(record)
+        changed = record.model_copy(update={"state": "paused" if paused else "running"})
         assert run is not None
-        if state == "running":
+        if not paused:
             await asyncio.to_thread(run.thaw)
-            return self._parts.registry.write(turned)
-        turned = self._parts.registry.write(turned)
+            return self._parts.registry.write(changed)
+        changed = self._parts.registry.write(changed)
         await asyncio.to_thread(run.freeze)
-        return turned
+        return changed
 
-    async def close(self, conversation_id: str, *, remove: bool) -> Closed:
-        """Ask the agent to stop, stop its nested server, and remove everything where asked to."""
-        found = self._parts.registry.read(conversation_id)
-        if found is None:
-            raise LoopNotFound(conversation_id)
+    async def close(self, loop: Loop, *, remove: bool) -> Closed:
+        """Ask the agent to stop, stop its nested server, and remove everything where asked to.
+
+        Raises:
+            LoopNotFound: it is gone, or another user owns the conversation by now.
+        """
+        conversation_id = self.find(loop).conversation_id
         await self._interrupt(conversation_id)
         async with self._parts.locks.hold(conversation_id):
             record = self._parts.registry.read(conversation_id)
-            if record is None:  # the start that was interrupted cleaned up
+            if record is None or record.owner != loop.owner:  # the start that was interrupted cleaned up
                 return Closed(conversation_id=conversation_id, removed=True)
             self._parts.registry.mark_closing(conversation_id, False)
             closed = await self._stop(record)

@@ -70,7 +70,6 @@ class Parts:
         owner: str,
         phase: str,
         message: str | None = None,
-        status: LoopStatus = LoopStatus.STARTING,
     ) -> None:
         """Report how far a start has come."""
         self.context.emit(
@@ -78,7 +77,7 @@ class Parts:
                 conversation_id=conversation_id,
                 owner=owner,
                 phase=phase,
-                status=status,
+                status=LoopStatus.STARTING,
                 message=message,
             )
         )

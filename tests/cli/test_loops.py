@@ -43,7 +43,7 @@ def test_start_passes_on_all_that_it_is_given(shelf, loopnest, tmp_path, monkeyp
 def test_pausing_is_refused_by_the_name_of_the_strategy(shelf, loopnest):
     loopnest("start", "c1")
     result = loopnest("pause", "c1", code=1)
-    assert result.stderr.startswith("error (unsupported): The strategy 'shelf' has no pause_loop.")
+    assert result.stderr.startswith("error (unsupported): The strategy 'shelf' can't pause or resume loops")
     assert "c1: running" in loopnest("resume", "c1").stderr
 
 

@@ -213,6 +213,33 @@ async def test_a_stream_that_ends_is_opened_again_after_a_gap(serve, fake):
         assert (heard.gaps, heard.stream.alive) == (3, True)
 
 
+async def test_an_outage_is_reported_once(serve, fake, tmp_path, caplog):
+    def reports() -> list[str]:
+        return [one.message for one in caplog.records if one.levelname == "WARNING"]
+
+    caplog.set_level("DEBUG", "loopnest_docker")
+    async with listening(f"unix://{tmp_path}/engine.sock") as heard:
+        await until(lambda: heard.gaps >= 3)
+        assert len(reports()) == 1
+        assert "each listing asks the engine" in reports()[0]
+        async with serve("unix"):
+            await heard.until_alive()
+        (tmp_path / "engine.sock").unlink(missing_ok=True)
+        fake.events.put_nowait(None)
+        await until(lambda: heard.gaps >= 7)
+        assert len(reports()) == 2
+
+
+async def test_a_stream_is_opened_again_though_its_replacement_was_cancelled(serve):
+    async with serve("unix") as url, listening(url) as heard:
+        await heard.until_alive()
+        replacing = asyncio.ensure_future(heard.stream.reopen())
+        await asyncio.sleep(0)
+        replacing.cancel()
+        await asyncio.wait({replacing})
+        await heard.until_alive()
+
+
 async def test_what_is_no_event_ends_the_stream_and_is_logged(serve, fake, caplog):
     async with serve("unix") as url, listening(url) as heard:
         await heard.until_alive()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
 from pydantic import SecretStr
 
+from loopnest import EngineError, Reason
 from loopnest.models import utcnow
 from loopnest_docker import keeper, naming
 from loopnest_docker.engine import NotOnEngine
@@ -62,21 +64,27 @@ def clock(monkeypatch):
 def calls_of(clock):
     """Sweep a container twice, with so many seconds in between; return what was done to it."""
 
-    async def sweeps(container: Facts, seconds: float) -> list[str]:
+    async def sweeps(container: Facts, seconds: float, *, now: Facts | None = None, runs: bool = False) -> list[str]:
+        """``now`` is what a fresh look finds instead; ``runs``: it was started just before its removal."""
         calls: list[str] = []
 
         async def everything():
             return {"id": container}
 
-        async def remove(found):
-            calls.append("remove")
+        async def look(name):
+            return [now or container]
+
+        async def remove(found, *, force):
+            assert not force
+            calls.append("keep" if runs else "remove")
+            return not runs
 
         async def stop(found, *, seconds):
             calls.append("stop")
 
         context = SimpleNamespace(secret=SECRET, strategy="docker", emit=lambda change: calls.append(change.reason))
         view = View(DockerSettings(), context, Dialect(), None, None)
-        inventory = SimpleNamespace(all=everything)
+        inventory = SimpleNamespace(all=everything, look=look)
         parts = SimpleNamespace(
             settings=DockerSettings(),
             context=context,
@@ -106,6 +114,16 @@ async def test_a_container_that_never_ran_is_removed(calls_of):
     assert await calls_of(facts(state="created"), LONG) == ["remove", "interrupted"]
 
 
+async def test_a_container_that_a_replica_starts_is_kept(calls_of):
+    assert await calls_of(facts(state="created"), LONG, now=facts()) == []
+    assert await calls_of(facts(), LONG, now=facts(ports={8000: 40002})) == []
+    assert await calls_of(facts(), LONG, now=facts(id="another")) == []
+
+
+async def test_no_removal_is_published_of_a_container_that_runs_again(calls_of):
+    assert await calls_of(facts(state="created"), LONG, runs=True) == ["keep"]
+
+
 async def test_a_start_that_may_go_on_elsewhere_is_left_alone(calls_of):
     assert await calls_of(facts(), LONG - 2) == []
 
@@ -128,3 +146,50 @@ def test_a_claim_or_a_restart_begins_a_new_count(clock, change):
     assert ages.of(changed) == 0
     ages.look([facts()])
     assert ages.of(facts()) == 0
+
+
+@pytest.fixture
+def sweeper():
+    """A keeper of two containers; looking after one of them raises ``error``."""
+
+    def new(error: Exception) -> tuple[Keeper, list[str]]:
+        looked: list[str] = []
+
+        async def everything():
+            return {name: facts(id=name, name=name) for name in ("first", "second")}
+
+        async def look_after(container):
+            looked.append(container.id)
+            if container.id == "first":
+                raise error
+
+        inventory = SimpleNamespace(all=everything)
+        parts = SimpleNamespace(settings=DockerSettings(sweep_interval=0.01), inventory=inventory)
+        swept = Keeper(parts, SimpleNamespace(busy=lambda container: False))
+        swept._look_after = look_after
+        return swept, looked
+
+    return new
+
+
+async def test_one_container_the_engine_refuses_hides_no_other(sweeper, caplog):
+    swept, looked = sweeper(EngineError("driver failed"))
+    await swept.sweep()
+    assert looked == ["first", "second"]
+    assert "leaves first as it is: driver failed" in caplog.text
+
+
+async def test_a_sweep_without_an_engine_ends_at_once(sweeper):
+    swept, looked = sweeper(EngineError("no engine", reason=Reason.ENGINE_UNREACHABLE))
+    with pytest.raises(EngineError):
+        await swept.sweep()
+    assert looked == ["first"]
+
+
+async def test_sweeps_go_on_after_an_unexpected_error(sweeper, caplog):
+    swept, looked = sweeper(TypeError("odd"))
+    swept.open()
+    while looked.count("first") < 2:
+        await asyncio.sleep(0)
+    await swept.aclose()
+    assert "The sweep failed" in caplog.text

@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ENGINE = "/var/run/docker.sock"
+_REFUSAL = (
+    b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nContent-Length: 29\r\n\r\n"
+    b'{"message": "driver failed."}'
+)
 
 
 class EngineProxy:
@@ -19,6 +23,7 @@ class EngineProxy:
         url: where it listens.
         delay: seconds before each request is passed on.
         muted: what event streams say is dropped, while they stay open.
+        refused: a method and a part of a path; requests like this, which must have no body, are answered with 500.
         requests: the request lines that came by.
     """
 
@@ -26,6 +31,7 @@ class EngineProxy:
         self.url = f"unix://{path}"
         self.delay = 0.0
         self.muted = False
+        self.refused: tuple[str, str] | None = None
         self.requests: list[str] = []
         self._path = str(path)
         self._open: list[tuple[socket.socket, socket.socket]] = []
@@ -85,8 +91,11 @@ class EngineProxy:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 if inbound:
-                    self._note(data, is_stream, (source, sink))
+                    line = self._note(data, is_stream, (source, sink))
                     time.sleep(self.delay)
+                    if self.refused and line.startswith(self.refused[0]) and self.refused[1] in line:
+                        source.sendall(_REFUSAL)
+                        continue
                 if not (self.muted and is_stream.is_set() and not inbound):
                     sink.sendall(data)
         for end in (source, sink):
@@ -94,14 +103,16 @@ class EngineProxy:
                 end.shutdown(socket.SHUT_RDWR)
         source.close()
 
-    def _note(self, data: bytes, is_stream: threading.Event, pair: tuple[socket.socket, socket.socket]) -> None:
+    def _note(self, data: bytes, is_stream: threading.Event, pair: tuple[socket.socket, socket.socket]) -> str:
+        """Note a request; return its line, empty where ``data`` goes on with the one before."""
         line = data.split(b"\r\n", 1)[0].decode(errors="replace")
         if not line.endswith("HTTP/1.1"):
-            return
+            return ""
         self.requests.append(line)
         if "/events" in line:
             is_stream.set()
             self._streams.append(pair)
+        return line
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import pytest
 from loopnest import EVERYONE, EngineError, LoopFailed, LoopNotFound, LoopQuery, LoopStatus, Message, StartLoop
 
 from ..sockets import leaves_sockets
+from .engine_proxy import engine_proxy
 
 MINE = LoopQuery(user_id=EVERYONE)
 
@@ -32,6 +33,21 @@ async def test_a_nested_server_that_exits_early_is_explained_and_removed(open_ma
     [loop] = await manager.list_loops(MINE)
     assert (loop.status, loop.reason, loop.exit_code) == (LoopStatus.FAILED, "exited-early", 3)
     assert loop.log_tail == error.log_tail
+
+
+@leaves_sockets
+@pytest.mark.parametrize("refused", [("DELETE", "/containers/"), ("GET", "/archive?")], ids=str)
+async def test_a_failed_start_keeps_its_reason_where_the_engine_refuses_to_clean_up(
+    open_manager, containers, tmp_path, caplog, refused
+):
+    with engine_proxy(tmp_path) as proxy:
+        manager = await open_manager(engine={"url": proxy.url})
+        proxy.refused = refused
+        error = await failure(manager, request("exit"))
+        assert (error.reason, error.exit_code) == ("exited-early", 3)
+        assert [container["State"] for container in containers()] == ["exited"]
+        if refused[0] == "DELETE":
+            assert "driver failed" in caplog.text
 
 
 async def test_quoted_log_lines_do_not_contain_the_session_key(open_manager):
