@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from loopnest.calls import Calls
 from loopnest.errors import LoopNotFound
 from loopnest.models import Loop, LoopQuery, LoopStatus
 from loopnest.owners import Everyone, owns
-from loopnest.records import REMOVED, Records
+from loopnest.records import Records, Removed
 from loopnest.starts import Starts
 from loopnest.turns import Turns
 from loopnest.validation import check_conversation_id
+
+_Start = TypeVar("_Start", Loop, Loop | None)
+_Record = TypeVar("_Record", Loop, Loop | None)
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,19 @@ class Known:
     Attributes:
         loop: as the plugins see it; None where they have none.
         shown: as users see it: with the start that goes on here, or with the reason that was kept.
+        removed: that it was removed, where neither of the two is there.
     """
 
     conversation_id: str
-    loop: Loop | None
-    shown: Loop | None
+    loop: Loop | None = None
+    shown: Loop | None = None
+    removed: Removed | None = None
+
+    @property
+    def owner(self) -> str | None:
+        """Who owns the loop, or owned the one that was removed; None where nothing is known of it."""
+        known = self.shown or self.removed
+        return known.owner if known else None
 
     def visible_to(self, user_id: str | Everyone | None) -> Loop:
         """Return the loop as users see it.
@@ -34,7 +45,7 @@ class Known:
         Raises:
             LoopNotFound: there is none, it was removed, or another user owns it.
         """
-        if self.shown is None or self.shown.phase == REMOVED or not owns(user_id, self.shown.owner):
+        if self.shown is None or not owns(user_id, self.shown.owner):
             raise LoopNotFound(self.conversation_id)
         return self.shown
 
@@ -55,46 +66,39 @@ class Lookup:
         check_conversation_id(conversation_id)
         await self._turns.mine()
         loop = await self._calls.find_loop(conversation_id, probe=probe)
-        shown = self._merged([loop] if loop else [], frozenset({conversation_id}))
-        return Known(conversation_id, loop, shown[0] if shown else None)
+        record, start = self._records.get(conversation_id), self._starts.get(conversation_id)
+        failure, removed = (None, record) if isinstance(record, Removed) else (record, None)
+        shown = _with_record(failure, _with_start(start, loop))
+        return Known(conversation_id, loop, shown, None if shown else removed)
 
     async def list(self, query: LoopQuery) -> list[Loop]:
-        """List the loops that were asked for, but those that were removed."""
+        """List the loops that were asked for, one for each conversation."""
         await self._turns.mine()
         listed = await self._calls.list_loops(query.model_copy(update={"statuses": None}))
-        merged = self._merged(listed, query.conversation_ids)
-        return [loop for loop in query.select(merged) if loop.phase != REMOVED]
-
-    def _merged(self, listed: Iterable[Loop], conversation_ids: frozenset[str] | None) -> Sequence[Loop]:
-        return _merge(listed, self._starts.of(conversation_ids), self._records.of(conversation_ids))
-
-
-def _merge(listed: Iterable[Loop], starts: Iterable[Loop], records: Iterable[Loop]) -> list[Loop]:
-    """Return one loop for each conversation."""
-    loops = {loop.conversation_id: loop for loop in listed}
-    for start in starts:
-        loops[start.conversation_id] = _with_start(start, loops.get(start.conversation_id))
-    for record in records:
-        loops[record.conversation_id] = _with_record(record, loops.get(record.conversation_id))
-    return list(loops.values())
+        loops = {loop.conversation_id: loop for loop in listed}
+        for start in self._starts.of(query.conversation_ids):
+            loops[start.conversation_id] = _with_start(start, loops.get(start.conversation_id))
+        for failure in self._records.failures(query.conversation_ids):
+            loops[failure.conversation_id] = _with_record(failure, loops.get(failure.conversation_id))
+        return query.select(loops.values())
 
 
-def _with_start(start: Loop, listed: Loop | None) -> Loop:
+def _with_start(start: _Start, listed: Loop | None) -> Loop | _Start:
     """A loop that is being started here is shown in status ``starting`` until the plugins list it as running."""
     if listed is None:
         return start
-    if listed.status is LoopStatus.RUNNING:
+    if start is None or listed.status is LoopStatus.RUNNING:
         return listed
     return listed.model_copy(
         update={"status": LoopStatus.STARTING, "phase": start.phase, "reason": None, "message": None}
     )
 
 
-def _with_record(record: Loop, listed: Loop | None) -> Loop:
+def _with_record(record: _Record, listed: Loop | None) -> Loop | _Record:
     """A loop that is stopped or failed is shown with the reason that was kept, and the facts that the plugins know."""
     if listed is None:
         return record
-    if listed.status not in (LoopStatus.STOPPED, LoopStatus.FAILED) or record.status is not LoopStatus.FAILED:
+    if record is None or listed.status not in (LoopStatus.STOPPED, LoopStatus.FAILED):
         return listed
     facts = ("strategy", "dialect", "nested_id", "created_at")
     return record.model_copy(update={name: getattr(listed, name) for name in facts})

@@ -163,10 +163,9 @@ class LoopManager:
             LoopFailed: it could not be started; with the reason, exit code and last log lines where there are any.
         """
         known = await self._lookup.find(request.conversation_id)
-        if known.shown and not owns(user_id, known.shown.owner):
+        if known.owner is not None and not owns(user_id, known.owner):
             raise LoopNotFound(request.conversation_id)
-        owner = known.shown.owner if known.shown else new_owner(user_id)
-        task = self._transitions.begin(request, known, owner)
+        task = self._transitions.begin(request, known, known.owner or new_owner(user_id))
         if wait:
             return await join(task, request.conversation_id)
         if known.loop and known.loop.status is LoopStatus.RUNNING:
@@ -178,10 +177,9 @@ class LoopManager:
     ) -> Closed:
         """Stop a loop from any state; ``remove`` its container and workspace too, or list it with a ``failure``."""
         known = await self._lookup.find(conversation_id)
-        shown = known.shown  # a removed loop too, which is closed again without error
-        if shown is None or not owns(user_id, shown.owner):
+        if known.owner is None or not owns(user_id, known.owner):
             raise LoopNotFound(conversation_id)
-        return await self._transitions.close(known, shown, remove=remove, failure=failure)
+        return await self._transitions.close(known, remove=remove, failure=failure)
 
     async def list_loops(self, query: LoopQuery | None = None) -> list[Loop]:
         """List loops: those the plugins know, starts that go on here, and starts that failed recently."""

@@ -183,6 +183,30 @@ class LoopQuery(Model):
 # --- answers --------------------------------------------------------------------------------------------------------
 
 
+class Phase(str, enum.Enum):
+    """What happens to a loop. A closed set, so that hosts can act on it; `Loop.message` says more to a person.
+
+    ``requested``, ``ready``, ``stopping``, ``paused``, ``removed``, the ``stopped`` of a close and the ``failed`` of a
+    start are published by `LoopManager`; all others, and loops that end by themselves, by the strategy.
+    """
+
+    REQUESTED = "requested"
+    PULLING_IMAGE = "pulling-image"
+    BUILDING_IMAGE = "building-image"
+    INSTALLING_SERVER = "installing-server"
+    CLAIMED = "claimed"  # what the loop runs in was booted ahead
+    CREATING = "creating"
+    BOOTING = "booting"
+    READY = "ready"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    REMOVED = "removed"
+
+    __str__ = str.__str__
+
+
 class Loop(Model):
     """One agent loop, as the strategy that runs it sees it now.
 
@@ -190,7 +214,7 @@ class Loop(Model):
         owner: `owner_of` the user it was started for.
         strategy: the name of the strategy that runs it.
         dialect: which HTTP API the nested server speaks, where there is one.
-        phase: a finer word for ``status`` (``pulling-image``, ``booting``, ``ready``, ...).
+        phase: how far the start has come that goes on in this process; None while none does.
         reason: the stable code, where the loop failed or stopped by itself; ``message`` says it to a person.
         url: base URL of the nested server, reachable by the host; None while there is none.
         urls: of the further ports that the strategy makes reachable, by the port where the loop runs.
@@ -208,7 +232,7 @@ class Loop(Model):
     status: LoopStatus
     strategy: str = ""
     dialect: str | None = None
-    phase: str | None = None
+    phase: Phase | None = None
     reason: str | None = None
     message: str | None = None
     url: str | None = None
@@ -225,27 +249,30 @@ class Loop(Model):
 
 
 class LoopChange(Model):
-    """One step in the life of a loop, told to every plugin by ``loop_changed``.
+    """One step in the life of a loop, which every plugin gets through ``loop_changed``.
 
     Attributes:
-        sequence: counts the changes of one conversation in one host process, from 1, without gaps.
-        status: after the change; None once the loop is removed.
-        phase: what is being done or was done, in kebab case (``booting``, ``ready``, ``removed``, ...).
+        loop: after the change, with what the publisher knows of it: at least its status, and why it failed.
+        phase: what happens, or has just happened.
         progress: 0 to 1 within ``phase``, where it can be known (pulls and builds).
-        reason: the stable code, on failures; with ``exit_code`` and ``log_tail`` where there are any.
+        sequence: counts the changes of one conversation in one host process, from 1, without gaps.
     """
 
-    conversation_id: ConversationId
-    owner: str = NOBODY
-    phase: str
-    status: LoopStatus | None
-    reason: str | None = None
-    message: str | None = None
-    exit_code: int | None = None
-    log_tail: tuple[str, ...] = ()
+    loop: Loop
+    phase: Phase
     progress: float | None = Field(default=None, ge=0, le=1)
     at: datetime = Field(default_factory=utcnow)
     sequence: int = 0
+
+    @property
+    def conversation_id(self) -> str:
+        """Of the loop."""
+        return self.loop.conversation_id
+
+    @property
+    def status(self) -> LoopStatus | None:
+        """The status of the loop after the change; None once it is removed."""
+        return None if self.phase is Phase.REMOVED else self.loop.status
 
 
 class Delivery(Model):

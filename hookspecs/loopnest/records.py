@@ -13,32 +13,32 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from loopnest.errors import LoopnestError
-from loopnest.models import Loop, LoopChange, LoopStatus, StartLoop, utcnow
-from loopnest.validation import is_conversation_id
+from loopnest.models import Loop, LoopStatus, Model, StartLoop, utcnow
+from loopnest.validation import ConversationId, is_conversation_id
 
-#: Phase of a loop that was removed on purpose.
-REMOVED: Final = "removed"
 _log = logging.getLogger(__name__)
 _SECOND: Final = 1_000_000_000
 #: Nanoseconds within which two changes of a file or a directory may carry the same time.
 _TICK: Final = 100_000_000
 
 
-def removed(loop: Loop) -> Loop:
-    """The record of a loop that was removed on purpose; it is listed to nobody."""
-    return Loop(
-        conversation_id=loop.conversation_id,
-        owner=loop.owner,
-        status=LoopStatus.STOPPED,
-        phase=REMOVED,
-        changed_at=utcnow(),
-    )
+class Removed(Model):
+    """That a loop was removed on purpose. It is not listed; its owner may close it again without an error."""
+
+    conversation_id: ConversationId
+    owner: str
+    removed_at: datetime = Field(default_factory=utcnow)
+
+
+Record = Loop | Removed
+_RECORD: Final[TypeAdapter[Record]] = TypeAdapter(Record)
 
 
 def failed(request: StartLoop, error: LoopnestError, strategy: str) -> Loop:
@@ -56,26 +56,11 @@ def failed(request: StartLoop, error: LoopnestError, strategy: str) -> Loop:
     )
 
 
-def died(change: LoopChange, strategy: str) -> Loop:
-    """The record of a loop whose death a plugin told of."""
-    return Loop(
-        conversation_id=change.conversation_id,
-        owner=change.owner,
-        status=LoopStatus.FAILED,
-        strategy=strategy,
-        reason=change.reason,
-        message=change.message,
-        exit_code=change.exit_code,
-        log_tail=change.log_tail,
-        changed_at=change.at,
-    )
-
-
 @dataclass(frozen=True)
 class _Kept:
     """A file that was read: ``settled`` where a later change of it is sure to carry another time."""
 
-    loop: Loop | None
+    record: Record | None
     inode: int
     written: int
     settled: bool
@@ -94,17 +79,17 @@ class Records:
         self._seen: int | None = None
         self._first_expires = 0
 
-    def keep(self, loop: Loop) -> None:
-        """Keep ``loop`` as the explanation for its conversation, or log why it can't be kept."""
+    def keep(self, record: Record) -> None:
+        """Keep ``record`` as the explanation for its conversation, or log why it can't be kept."""
         self._seen = None
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle, temporary = tempfile.mkstemp(dir=self._directory, prefix=".")
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(loop.model_dump_json(exclude={"session_key", "url"}))
-            Path(temporary).replace(self._path(loop.conversation_id))
+                file.write(record.model_dump_json(exclude={"session_key", "url", "urls"}))
+            Path(temporary).replace(self._path(record.conversation_id))
         except OSError as error:
-            _log.warning("Can't keep what became of loop %s: %s", loop.conversation_id, error)
+            _log.warning("Can't keep what became of loop %s: %s", record.conversation_id, error)
 
     def forget(self, conversation_id: str) -> None:
         """Drop the explanation, as the conversation has a loop again."""
@@ -116,18 +101,22 @@ class Records:
         except OSError as error:
             _log.warning("Can't forget what became of loop %s: %s", conversation_id, error)
 
-    def of(self, conversation_ids: Iterable[str] | None) -> list[Loop]:
-        """What became of these conversations; of all, for None, those that failed, as no others are listed."""
+    def get(self, conversation_id: str) -> Record | None:
+        """What became of this conversation's loop."""
+        kept = self._look(conversation_id) if is_conversation_id(conversation_id) else None
+        return kept.record if kept else None
+
+    def failures(self, conversation_ids: Iterable[str] | None) -> list[Loop]:
+        """The failed loops of these conversations, or all."""
         if conversation_ids is None:
             return self._all_failures()
-        looked_up = (self._look(key) for key in conversation_ids if is_conversation_id(key))
-        return [kept.loop for kept in looked_up if kept and kept.loop]
+        return [record for key in conversation_ids if isinstance(record := self.get(key), Loop)]
 
     def _all_failures(self) -> list[Loop]:
         stamp = self._stamp()
         if stamp is None or stamp != self._seen or time.time_ns() >= self._first_expires:
             self._kept = {path.stem: kept for path in self._paths() if (kept := self._look(path.stem))}
-            self._failures = [kept.loop for kept in self._kept.values() if kept.loop and kept.loop.phase != REMOVED]
+            self._failures = [kept.record for kept in self._kept.values() if isinstance(kept.record, Loop)]
             oldest = min((kept.written for kept in self._kept.values()), default=time.time_ns())
             self._first_expires = oldest + self._retention
             self._seen = stamp if stamp is not None and _is_settled(stamp) else None
@@ -176,9 +165,9 @@ def _is_settled(changed: int) -> bool:
     return time.time_ns() - changed > _TICK
 
 
-def _read(path: Path) -> Loop | None:
+def _read(path: Path) -> Record | None:
     try:
-        return Loop.model_validate_json(path.read_text(encoding="utf-8"))
+        return _RECORD.validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         _log.warning("Ignoring the record %s, which another version may have written: %s", path, error)
         return None

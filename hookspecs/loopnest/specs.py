@@ -241,8 +241,8 @@ async def loop_changed(change: LoopChange) -> None:
 
         @hookimpl
         def loop_changed(change):
-            if change.reason:
-                pager.notify(f"{change.conversation_id}: {change.reason}")
+            if change.phase is Phase.FAILED:
+                pager.notify(f"{change.conversation_id}: {change.loop.reason}")
     """
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from loopnest.errors import LoopFailed, LoopNotFound, Reason
-from loopnest.models import Loop, LoopStatus, StartLoop, utcnow
+from loopnest.models import Loop, LoopStatus, Phase, StartLoop, utcnow
 
 
 @dataclass
@@ -16,7 +16,7 @@ class _Start:
     owner: str
     since: datetime
     task: asyncio.Task[Loop]
-    phase: str = "requested"
+    phase: Phase = Phase.REQUESTED
 
 
 class Starts:
@@ -44,7 +44,7 @@ class Starts:
             raise LoopNotFound(request.conversation_id)
         return start.task
 
-    def moved(self, conversation_id: str, phase: str) -> None:
+    def moved(self, conversation_id: str, phase: Phase) -> None:
         """Note how far a start has come."""
         if start := self._running.get(conversation_id):
             start.phase = phase

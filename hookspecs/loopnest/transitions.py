@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from loopnest.calls import Calls
 from loopnest.errors import LoopFailed, LoopnestError, LoopNotFound, Reason
 from loopnest.lookup import Known, Lookup
-from loopnest.models import Closed, Loop, LoopStatus, StartLoop
+from loopnest.models import Closed, Loop, LoopStatus, Phase, StartLoop
 from loopnest.outcomes import Outcomes
 from loopnest.owners import Everyone
 from loopnest.starts import Starts
@@ -45,11 +45,10 @@ class Transitions:
         request = request.model_copy(update={"owner": owner})
         return self._starts.begin(request, lambda it: self._start(it, known, resume=resume))
 
-    async def close(self, known: Known, shown: Loop, *, remove: bool, failure: LoopFailed | None) -> Closed:
+    async def close(self, known: Known, *, remove: bool, failure: LoopFailed | None) -> Closed:
         """Close a loop, also in the middle of its start.
 
         Args:
-            shown: the loop as users saw it; it may be known from a record only.
             failure: kept as the reason why the loop was closed.
         """
         interrupted = await self._starts.cancel(known.conversation_id)
@@ -57,10 +56,12 @@ class Transitions:
         waits = lock.locked()
         async with lock:
             if interrupted or waits:  # the loop may be gone, or be another user's by now
-                now = (await self._lookup.find(known.conversation_id)).loop
-                known = replace(known, loop=now if now and now.owner == shown.owner else None)
+                now = await self._lookup.find(known.conversation_id)
+                mine = now if now.owner == known.owner else Known(known.conversation_id)
+                known = replace(mine, shown=known.shown) if interrupted else mine
             closed = await self._close(known, remove=remove, interrupted=interrupted)
-            self._outcomes.closed(shown, closed, remove=remove, failure=failure)
+            if known.shown is not None:
+                self._outcomes.closed(known.shown, closed, remove=remove, failure=failure)
             return closed
 
     async def set_paused(self, conversation_id: str, user_id: str | Everyone | None, paused: bool) -> Loop:
@@ -85,7 +86,7 @@ class Transitions:
             if loop.status is not after:
                 message = loop.message or f"The loop is {loop.status}, not {after}."
                 raise LoopFailed(message, reason=loop.reason or Reason.NOT_RUNNING, exit_code=loop.exit_code)
-            self._outcomes.publish(loop, "paused" if paused else "ready", after)
+            self._outcomes.publish(loop, Phase.PAUSED if paused else Phase.READY)
             return loop
 
     def _lock(self, conversation_id: str) -> asyncio.Lock:
@@ -103,7 +104,7 @@ class Transitions:
                 return await self._call_start(request, known.loop)
             self._outcomes.start_begins(request)
             loop = await self._call_start(request, known.loop)
-            self._outcomes.publish(loop, "ready", loop.status)
+            self._outcomes.publish(loop, Phase.READY)
             return loop
 
     async def _call_start(self, request: StartLoop, known: Loop | None) -> Loop:
@@ -133,7 +134,7 @@ class Transitions:
         if known.loop is None:
             return gone
         if known.loop.status in _UP:
-            self._outcomes.publish(known.loop, "stopping", known.loop.status)
+            self._outcomes.publish(known.loop, Phase.STOPPING)
         try:
             closed = await self._calls.close_session(known.loop, remove)
         except LoopNotFound:

@@ -232,7 +232,7 @@ def _row(loop: Loop, show_keys: bool) -> list[str | None]:
         loop.conversation_id,
         loop.owner,
         str(loop.status),
-        loop.phase if loop.phase != str(loop.status) else None,
+        loop.phase,
         loop.agent_status,
         loop.strategy,
         age(loop.created_at),

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 
-from loopnest import LoopChange, LoopManager
+from loopnest import LoopChange, LoopManager, Phase
 from loopnest_cli.output import console, printable
 
 
@@ -62,8 +62,8 @@ async def changes_shown(
 
 async def _follow(changes: AsyncIterator[LoopChange], conversation_id: str, show: Show) -> None:
     async for change in changes:
-        if change.conversation_id == conversation_id and change.phase != "failed":  # the error tells more
-            show(change.phase, change.message, change.progress)
+        if change.conversation_id == conversation_id and change.phase is not Phase.FAILED:  # the error tells more
+            show(change.phase, change.loop.message, change.progress)
 
 
 class _KnownBar(BarColumn):

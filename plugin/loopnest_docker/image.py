@@ -12,7 +12,7 @@ from typing import Any, Final
 from docker.utils import parse_repository_tag
 
 import docker
-from loopnest import ConfigurationError, EngineError, LoopFailed, Reason
+from loopnest import ConfigurationError, EngineError, LoopFailed, Phase, Reason
 from loopnest_docker import naming
 from loopnest_docker.engine import Engine, NotOnEngine
 from loopnest_docker.settings import DockerSettings
@@ -33,11 +33,11 @@ class Image:
     labels: Mapping[str, str]
 
 
-#: Told while an image is pulled or built: the phase, a line for a person, and how far it is (0 to 1) where known.
-Progress = Callable[[str, str, float | None], None]
+#: Called while an image is pulled or built: the phase, a line for a person, and how far it is (0 to 1) where known.
+Progress = Callable[[Phase, str, float | None], None]
 
 
-def _quiet(_phase: str, _message: str, _progress: float | None) -> None:
+def _quiet(_phase: Phase, _message: str, _progress: float | None) -> None:
     pass
 
 
@@ -109,7 +109,7 @@ class ImageStore:
         def lines(client: docker.APIClient) -> Any:
             return client.pull(repository, tag=tag or "latest", stream=True, decode=True)
 
-        await self._follow(lines, "pulling-image", Reason.IMAGE_PULL_FAILED, image, progress)
+        await self._follow(lines, Phase.PULLING_IMAGE, Reason.IMAGE_PULL_FAILED, image, progress)
         return image
 
     async def build(self, progress: Progress = _quiet) -> str:
@@ -137,7 +137,7 @@ class ImageStore:
                 decode=True,
             )
 
-        await self._follow(lines, "building-image", Reason.IMAGE_BUILD_FAILED, self.default, progress)
+        await self._follow(lines, Phase.BUILDING_IMAGE, Reason.IMAGE_BUILD_FAILED, self.default, progress)
         return self.default
 
     async def _fetch(self, image: str, progress: Progress) -> None:
@@ -149,7 +149,7 @@ class ImageStore:
     async def _follow(
         self,
         lines: Callable[[docker.APIClient], Iterable[dict[str, Any]]],
-        phase: str,
+        phase: Phase,
         reason: str,
         image: str,
         progress: Progress,

@@ -7,9 +7,9 @@ import logging
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from loopnest import EngineError, LoopChange, LoopFailed, LoopStatus, Reason
+from loopnest import EngineError, Loop, LoopChange, LoopFailed, LoopStatus, Phase, Reason
 from loopnest_docker.engine import NotOnEngine
 from loopnest_docker.facts import Facts
 from loopnest_docker.failure import as_failure, read_ending
@@ -93,7 +93,9 @@ class Keeper:
             if await self._is_unchanged(container):
                 await self._end_interrupted(container)
         elif await self._is_expired(container) and await self._is_unchanged(container):
-            await self._remove(container, "removed", LoopFailed("Stopped for longer than 'loopnest.docker.retention'."))
+            removed = await self._lifecycle.closer.remove(container, force=False)
+            if removed:
+                self._publish(container, Phase.REMOVED, message="Stopped for longer than 'loopnest.docker.retention'.")
 
     async def _is_unchanged(self, container: Facts) -> bool:
         """Whether the container is still what was judged, as starts of this and other replicas go on meanwhile."""
@@ -137,14 +139,10 @@ class Keeper:
             if restarted and await self._history.left(container):
                 why = LoopFailed(self._history.lost(container), reason=Reason.HISTORY_LOST)
             if restarted or not await self._history.is_empty(container):
-                self._publish(container, "failed", LoopStatus.FAILED, why)
+                self._publish_failed(container, why)
                 return
-        await self._remove(container, "failed", why)
-
-    async def _remove(self, container: Facts, phase: str, why: LoopFailed) -> None:
-        """Remove the container and publish it, unless it was started again meanwhile."""
         if await self._lifecycle.closer.remove(container, force=False):
-            self._publish(container, phase, LoopStatus.FAILED if phase == "failed" else None, why)
+            self._publish_failed(container, why)
 
     async def _is_expired(self, container: Facts) -> bool:
         retention = self._parts.settings.retention
@@ -160,7 +158,7 @@ class Keeper:
         try:
             end = await read_ending(self._parts.engine, container.id)
         except NotOnEngine:
-            self._publish(container, "removed", None, LoopFailed("The container was removed by another process."))
+            self._publish(container, Phase.REMOVED, message="The container was removed by another process.")
             return
         except EngineError as error:
             _log.warning("How %s ended can't be read: %s", container.name, error.message)
@@ -170,24 +168,19 @@ class Keeper:
 
     async def _publish_ending(self, container: Facts, end: Ending) -> None:
         if end.status is LoopStatus.STOPPED:
-            self._publish(container, "stopped", end.status, None)
+            self._publish(container, Phase.STOPPED, exit_code=end.exit_code)
         else:
             why = await as_failure(self._parts.engine, container, end, self._parts.secrets(container))
-            self._publish(container, "failed", end.status, why)
+            self._publish_failed(container, why)
 
-    def _publish(self, container: Facts, phase: str, status: LoopStatus | None, why: LoopFailed | None) -> None:
-        self._parts.context.emit(
-            LoopChange(
-                conversation_id=container.loop.conversation_id,
-                owner=container.loop.owner,
-                phase=phase,
-                status=status,
-                reason=why.reason if why and status else None,
-                message=why.message if why else None,
-                exit_code=why.exit_code if why else None,
-                log_tail=why.log_tail if why else (),
-            )
-        )
+    def _publish_failed(self, container: Facts, why: LoopFailed) -> None:
+        facts = {"message": why.message, "exit_code": why.exit_code, "log_tail": why.log_tail}
+        self._publish(container, Phase.FAILED, LoopStatus.FAILED, reason=why.reason, **facts)
+
+    def _publish(self, container: Facts, phase: Phase, status: LoopStatus = LoopStatus.STOPPED, **facts: Any) -> None:
+        name = container.loop
+        loop = Loop(conversation_id=name.conversation_id, owner=name.owner, status=status, **facts)
+        self._parts.context.emit(LoopChange(loop=loop, phase=phase))
 
     def _spawn(self, work: object) -> None:
         task = asyncio.ensure_future(work)  # type: ignore[call-overload]

@@ -13,7 +13,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from loopnest import EngineError, LoopChange, LoopFailed, LoopNotFound, LoopStatus, Reason, StartLoop
+from loopnest import EngineError, Loop, LoopChange, LoopFailed, LoopNotFound, LoopStatus, Phase, Reason, StartLoop
 from loopnest_docker import naming, pool
 from loopnest_docker.boot import Boot
 from loopnest_docker.closing import Closer
@@ -113,20 +113,20 @@ class Start:
 
     async def _create(self) -> None:
         """Take a container of the pool, or create one."""
-        spec = await pool.specify(self._parts, self._request, self._name.owner, self._tell)
+        spec = await pool.specify(self._parts, self._request, self._name.owner, self._publish)
         cold = pool.why_not_pooled(self._parts, self._request)
         if cold is None:
             slot = await pool.claim(self._parts, self._name, spec)
             if slot:
                 self._made = self._launched = slot.id
                 self._warm = True
-                self._tell("claimed", "warm: the container was booted ahead")
+                self._publish(Phase.CLAIMED, "warm: the container was booted ahead")
                 return
             cold = "none waits that is alike"
         await self._create_cold(spec, cold)
 
     async def _create_cold(self, spec: ContainerSpec, why: str) -> None:
-        self._tell("creating", f"cold: {why}")
+        self._publish(Phase.CREATING, f"cold: {why}")
         spec.labels |= {
             naming.NONCE: session_keys.new_nonce(),
             naming.ORIGIN: f"cold: {why}",
@@ -153,7 +153,7 @@ class Start:
                 reason=Reason.FOREIGN_SECRET,
             )
         variables = {**parts.dialect.secret_environment(parts.view.keys(container)), **secret_environment}
-        self._tell("booting")
+        self._publish(Phase.BOOTING)
         if container.id != self._made:
             await check_mounts(parts, container)
         async with self._gate:
@@ -239,14 +239,7 @@ class Start:
         except EngineError:
             return False
 
-    def _tell(self, phase: str, message: str | None = None, progress: float | None = None) -> None:
-        self._parts.context.emit(
-            LoopChange(
-                conversation_id=self._name.conversation_id,
-                owner=self._name.owner,
-                phase=phase,
-                status=LoopStatus.STARTING,
-                message=message,
-                progress=progress,
-            )
-        )
+    def _publish(self, phase: Phase, message: str | None = None, progress: float | None = None) -> None:
+        name, status = self._name, LoopStatus.STARTING
+        loop = Loop(conversation_id=name.conversation_id, owner=name.owner, status=status, message=message)
+        self._parts.context.emit(LoopChange(loop=loop, phase=phase, progress=progress))

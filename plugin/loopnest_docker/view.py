@@ -155,7 +155,6 @@ class View:
             status=status,
             strategy=self._context.strategy,
             dialect=container.labels.get(naming.DIALECT),
-            phase=container.state,
             url=self._url(container) if reachable else None,
             urls=self._urls(container) if reachable else {},
             session_key=self.keys(container).session if reachable else None,

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from typing import Final
 
-from loopnest import Closed, Loop, LoopFailed, LoopNotFound, NestedError, Reason, StartLoop
+from loopnest import Closed, Loop, LoopFailed, LoopNotFound, LoopStatus, NestedError, Reason, StartLoop
 from loopnest.deadline import limited
 from loopnest_nested import session_keys
 from loopnest_nested.ending import was_killed
@@ -59,7 +59,9 @@ class Lifecycle:
         if (record := self.running(request.conversation_id, owner)) is not None:
             return record
         python = await self._python.ensure(
-            lambda phase, message: self._parts.tell(request.conversation_id, owner, phase, message)
+            lambda phase, message: self._parts.publish(
+                request.conversation_id, owner, phase, LoopStatus.STARTING, message=message
+            )
         )
         async with self._parts.locks.hold(request.conversation_id):
             if (record := self.running(request.conversation_id, owner)) is not None:

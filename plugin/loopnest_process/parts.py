@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from pydantic import SecretStr
 
-from loopnest import LoopChange, LoopStatus
+from loopnest import Loop, LoopChange, LoopStatus, Phase
 from loopnest.specs import HostContext
 from loopnest_nested import session_keys
 from loopnest_nested.client import NestedServer
@@ -64,20 +65,7 @@ class Parts:
         """The loop's nested server."""
         return NestedServer(self.url(record), self.keys(record).session, self.http)
 
-    def tell(
-        self,
-        conversation_id: str,
-        owner: str,
-        phase: str,
-        message: str | None = None,
-    ) -> None:
-        """Report how far a start has come."""
-        self.context.emit(
-            LoopChange(
-                conversation_id=conversation_id,
-                owner=owner,
-                phase=phase,
-                status=LoopStatus.STARTING,
-                message=message,
-            )
-        )
+    def publish(self, conversation_id: str, owner: str, phase: Phase, status: LoopStatus, **facts: Any) -> None:
+        """Publish a change of a loop; ``facts`` are further fields of it."""
+        loop = Loop(conversation_id=conversation_id, owner=owner, status=status, **facts)
+        self.context.emit(LoopChange(loop=loop, phase=phase))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from loopnest import LoopFailed, Reason
+from loopnest import LoopFailed, Phase, Reason
 from loopnest_process.locks import FileLocks
 from loopnest_process.settings import ProcessSettings
 
@@ -26,7 +26,7 @@ _OLDEST: Final = (3, 12)
 #: programs would inherit. ``-I`` would ignore the variables that operators set, too.
 ISOLATED: Final = ("-s",)
 _DONE: Final = ".loopnest-complete"
-Tell = Callable[[str, str], None]
+Report = Callable[[Phase, str], None]
 
 
 class ServerPython:
@@ -39,15 +39,15 @@ class ServerPython:
         self._found: Path | None = None
         self._finding = asyncio.Lock()
 
-    async def ensure(self, tell: Tell) -> Path:
-        """Return the interpreter; ``tell`` hears a phase and a message where one is being made.
+    async def ensure(self, report: Report) -> Path:
+        """Return the interpreter; ``report`` is called with a phase and a message while one is made.
 
         Raises:
             LoopFailed: there is none, and none can be made (``server-missing``); the message says what to do.
         """
         async with self._finding:
             if self._found is None:
-                self._found = await self.find() or await self._make(tell)
+                self._found = await self.find() or await self._make(report)
             return self._found
 
     async def find(self) -> Path | None:
@@ -88,13 +88,13 @@ class ServerPython:
         except OSError:
             return False
 
-    async def _make(self, tell: Tell) -> Path:
+    async def _make(self, report: Report) -> Path:
         uv = self.uv()
         if uv is None:
             raise self.missing_uv()
         async with FileLocks(self._settings.cache_dir).hold(self._made.name):
             if not (self._made / _DONE).exists():
-                tell("installing-server", f"Installing {self._distributions[0]} {self._settings.version}, once.")
+                report(Phase.INSTALLING_SERVER, f"Installing {self._distributions[0]} {self._settings.version}, once.")
                 await self._install(uv)
         return self._python
 

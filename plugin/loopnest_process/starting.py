@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from loopnest import LoopFailed, NestedError, Reason, StartLoop
+from loopnest import LoopFailed, LoopStatus, NestedError, Phase, Reason, StartLoop
 from loopnest.deadline import limited
 from loopnest_nested.client import NestedServer
 from loopnest_nested.ending import ending
@@ -63,7 +63,7 @@ class Boot:
             Path(directory).mkdir(parents=True, exist_ok=True, mode=0o700)
         command = [str(self._python), *ISOLATED, *self._parts.dialect.command("127.0.0.1", record.port or 0)]
         run.spawn(command, self._environment(record), str(run.cwd))
-        self._parts.tell(record.conversation_id, record.owner, "booting")
+        self._parts.publish(record.conversation_id, record.owner, Phase.BOOTING, LoopStatus.STARTING)
         return record
 
     def _environment(self, record: Record) -> dict[str, str]:

@@ -63,7 +63,6 @@ class View:
             status=status,
             strategy=self._parts.context.strategy,
             dialect=record.dialect,
-            phase=record.state,
             nested_id=None if record.bare else self._parts.dialect.nested_id(record.conversation_id),
             notes=record.notes,
             created_at=record.created_at,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from loopnest import LoopChange, LoopStatus, Reason
+from loopnest import LoopStatus, Phase, Reason
 from loopnest_nested.ending import Ending
 from loopnest_process.lifecycle import Lifecycle
 from loopnest_process.logs import last_lines
@@ -72,15 +72,6 @@ class Watcher:
                 self._publish(record, Ending(LoopStatus.FAILED, None, Reason.INTERRUPTED, INTERRUPTED))
 
     def _publish(self, record: Record, end: Ending, lines: Sequence[str] = ()) -> None:
-        self._parts.context.emit(
-            LoopChange(
-                conversation_id=record.conversation_id,
-                owner=record.owner,
-                phase=end.reason or "stopped",
-                status=end.status,
-                reason=end.reason,
-                message=end.message,
-                exit_code=end.exit_code,
-                log_tail=tuple(lines),
-            )
-        )
+        phase = Phase.FAILED if end.status is LoopStatus.FAILED else Phase.STOPPED
+        why = {"reason": end.reason, "message": end.message, "exit_code": end.exit_code, "log_tail": tuple(lines)}
+        self._parts.publish(record.conversation_id, record.owner, phase, end.status, **why)

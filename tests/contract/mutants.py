@@ -7,7 +7,7 @@ import uuid
 
 from in_memory_loops import Nest
 
-from loopnest import Closed, Delivery, LoopChange, LoopFailed, LoopStatus, NestedError, Reason, hookimpl
+from loopnest import Closed, Delivery, Loop, LoopChange, LoopFailed, LoopStatus, NestedError, Phase, Reason, hookimpl
 
 from .doubles import Healthy, Pausable
 
@@ -235,7 +235,8 @@ class TellsThatItStartsAfterItRan(Healthy):
     def close_session(self, conversation_id, remove):
         owner = self._nest(conversation_id).loop.owner
         starting = LoopStatus.STARTING
-        self.emit(LoopChange(conversation_id=conversation_id, owner=owner, phase="booting", status=starting))
+        loop = Loop(conversation_id=conversation_id, owner=owner, status=starting)
+        self.emit(LoopChange(loop=loop, phase=Phase.BOOTING))
         return super().close_session(conversation_id, remove)
 
 
@@ -244,7 +245,8 @@ class TellsEverythingToNobody(TellsThatItStartsAfterItRan):
     @hookimpl
     def start_loop(self, request):
         starting = LoopStatus.STARTING
-        self.emit(LoopChange(conversation_id=request.conversation_id, phase="booting", status=starting))
+        loop = Loop(conversation_id=request.conversation_id, status=starting)
+        self.emit(LoopChange(loop=loop, phase=Phase.BOOTING))
         return super().start_loop(request)
 
     close_session = Healthy.close_session

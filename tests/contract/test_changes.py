@@ -7,12 +7,17 @@ import itertools
 
 import pytest
 
-from loopnest import LoopChange, LoopStatus
+from loopnest import Loop, LoopChange, LoopStatus, Phase
 from loopnest.changes import Changes
 
 
-def change(phase="booting", conversation_id="c1", status=LoopStatus.STARTING):
-    return LoopChange(conversation_id=conversation_id, phase=phase, status=status)
+def change(phase=Phase.BOOTING, conversation_id="c1", message=None):
+    loop = Loop(conversation_id=conversation_id, status=LoopStatus.STARTING, message=message)
+    return LoopChange(loop=loop, phase=phase)
+
+
+def named(message):
+    return change(message=message)
 
 
 class Ear:
@@ -56,9 +61,9 @@ async def tell(changes, *told, **ears):
 
 async def test_each_listener_hears_all_in_order(changes):
     one, slow = Ear(), Ear(pause=0.001)
-    await tell(changes, *(change(str(number)) for number in range(20)), one=one, slow=slow)
+    await tell(changes, *(named(str(number)) for number in range(20)), one=one, slow=slow)
     for ear in (one, slow):
-        assert [change.phase for change in ear.heard] == [str(number) for number in range(20)]
+        assert [change.loop.message for change in ear.heard] == [str(number) for number in range(20)]
 
 
 async def test_changes_are_numbered_for_each_conversation(changes):
@@ -71,13 +76,13 @@ async def test_changes_are_numbered_for_each_conversation(changes):
 
 async def test_numbers_begin_anew_after_a_removal(changes):
     ear = Ear()
-    await tell(changes, change(), change("removed", status=None), change(), ear=ear)
+    await tell(changes, change(), change(Phase.REMOVED), change(), ear=ear)
     assert [change.sequence for change in ear.heard] == [1, 2, 1]
 
 
 async def test_a_listener_that_fails_hears_the_next_and_costs_the_others_nothing(changes, caplog):
     broken, fine = Ear(fails=True), Ear()
-    await tell(changes, change("first"), change("second"), broken=broken, fine=fine)
+    await tell(changes, named("first"), named("second"), broken=broken, fine=fine)
     assert len(broken.heard) == len(fine.heard) == 2
     assert "loop_changed of 'broken' failed for c1 (first)" in caplog.text
 
@@ -99,10 +104,10 @@ async def test_a_listener_that_hangs_on_one_change_hears_the_next(hasty):
         await (never(change) if next(first) == 0 else ear(change))
 
     hasty.open({"ear": hangs_once})
-    hasty.emit(change("first"))
-    hasty.emit(change("second"))
+    hasty.emit(named("first"))
+    hasty.emit(named("second"))
     await ear.until(1)
-    assert [change.phase for change in ear.heard] == ["second"]
+    assert [change.loop.message for change in ear.heard] == ["second"]
     await hasty.aclose()
 
 
@@ -115,20 +120,20 @@ async def test_emitting_never_waits(changes):
 
 async def test_watchers_see_what_comes_while_they_watch(changes):
     changes.open({})
-    changes.emit(change("before"))
+    changes.emit(named("before"))
     async with changes.watch() as watched:
-        changes.emit(change("during"))
-        assert (await anext(watched)).phase == "during"
-    changes.emit(change("after"))
+        changes.emit(named("during"))
+        assert (await anext(watched)).loop.message == "during"
+    changes.emit(named("after"))
     assert changes._queues == set()
 
 
 async def test_watching_ends_with_the_manager(changes):
     changes.open({})
     async with changes.watch() as watched:
-        changes.emit(change("last"))
+        changes.emit(named("last"))
         await changes.aclose()
-        assert [change.phase async for change in watched] == ["last"]
+        assert [change.loop.message async for change in watched] == ["last"]
 
 
 async def test_several_watchers_see_the_same(changes):

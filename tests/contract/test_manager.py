@@ -13,6 +13,8 @@ from loopnest import (
     Delivery,
     HookTimeout,
     InvalidRequest,
+    Loop,
+    LoopChange,
     LoopFailed,
     LoopManager,
     LoopnestError,
@@ -20,6 +22,7 @@ from loopnest import (
     LoopQuery,
     LoopStatus,
     Message,
+    Phase,
     Reason,
     hookimpl,
     owner_of,
@@ -55,7 +58,7 @@ async def phases(loops, action):
     async with loops.watch() as changes:
         await asyncio.gather(action, return_exceptions=True)
         await loops.aclose()
-        return [(change.phase, change.status, change.reason) async for change in changes]
+        return [(change.phase, change.status, change.loop.reason) async for change in changes]
 
 
 # --- arguments and ownership ------------------------------------------------------------------------------------------
@@ -244,8 +247,8 @@ async def test_a_start_that_fails_without_wait_is_listed_with_its_reason(opened)
         ]
         (listed,) = await loops.list_loops(LoopQuery(user_id=ALICE))
         assert (listed.status, listed.reason) == (LoopStatus.FAILED, Reason.IMAGE_MISSING)
-        assert told[1].reason == listed.reason
-        assert "There is no image 'missing'." in (listed.message, told[1].message)
+        assert told[1].loop.reason == listed.reason
+        assert "There is no image 'missing'." in (listed.message, told[1].loop.message)
 
 
 async def test_a_failed_start_is_listed_by_the_next_host_process_too(opened):
@@ -563,7 +566,7 @@ async def test_closing_is_told_step_by_step(opened):
         ("stopped", LoopStatus.STOPPED),
         ("removed", None),
     ]
-    assert {change.owner for change in listener.heard} == {owner_of(ALICE)}
+    assert {change.loop.owner for change in listener.heard} == {owner_of(ALICE)}
 
 
 async def test_listeners_hear_each_change_once_whatever_they_call_their_hook(opened):
@@ -668,7 +671,7 @@ async def test_a_start_that_the_end_of_the_host_interrupts_is_explained_to_the_n
         await begin(loops, wait=False)
         await strategy.entered.wait()
     assert strategy.cleaned_up
-    assert listener.heard[-1].reason == Reason.INTERRUPTED
+    assert listener.heard[-1].loop.reason == Reason.INTERRUPTED
     async with opened(Healthy()) as loops:
         failed = await loops.get_loop("c1", ALICE)
         assert (failed.status, failed.reason) == (LoopStatus.FAILED, Reason.INTERRUPTED)
@@ -719,13 +722,12 @@ async def test_a_strategy_s_own_changes_move_the_phase_of_a_start(opened):
             super().open_strategy(context)
             self.emit = context.emit
 
-    from loopnest import LoopChange
-
     strategy = Chatty()
     async with opened(strategy) as loops:
         await begin(loops, wait=False)
         await strategy.entered.wait()
-        strategy.emit(LoopChange(conversation_id="c1", phase="booting", status=LoopStatus.STARTING))
+        starting = Loop(conversation_id="c1", owner=owner_of(ALICE), status=LoopStatus.STARTING)
+        strategy.emit(LoopChange(loop=starting, phase=Phase.BOOTING))
         assert (await loops.get_loop("c1", ALICE)).phase == "booting"
 
 

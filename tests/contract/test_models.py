@@ -149,4 +149,5 @@ def test_a_query_matches_what_it_asks_for(query, expected):
 
 
 def test_times_are_in_utc():
-    assert LoopChange(conversation_id="c1", phase="booting", status=None).at.utcoffset().total_seconds() == 0
+    starting = Loop(conversation_id="c1", status="starting")
+    assert LoopChange(loop=starting, phase="booting").at.utcoffset().total_seconds() == 0

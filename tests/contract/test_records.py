@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from loopnest import Loop, LoopFailed, LoopStatus, StartLoop, owner_of
 from loopnest import records as records_module
-from loopnest.records import REMOVED, Records, failed, removed
+from loopnest.records import Records, Removed, failed
 
 
 def loop(conversation_id="c1", **facts):
@@ -24,7 +24,7 @@ def records(tmp_path):
 
 
 def test_nothing_is_known_at_first(records):
-    assert (records.of(None), records.of(["c1"])) == ([], [])
+    assert (records.failures(None), records.failures(["c1"])) == ([], [])
     records.forget("c1")
 
 
@@ -32,24 +32,28 @@ def test_what_is_kept_is_seen_at_once_and_by_others(records, tmp_path):
     other = Records(tmp_path / "records", 60)
     for number in range(20):  # faster than the clock of directories ticks
         records.keep(loop(f"c{number}"))
-        assert len(records.of(None)) == len(other.of(None)) == number + 1
-        assert records.of([f"c{number}"]) == other.of([f"c{number}"]) != []
+        assert len(records.failures(None)) == len(other.failures(None)) == number + 1
+        assert records.failures([f"c{number}"]) == other.failures([f"c{number}"]) != []
 
 
 def test_what_is_forgotten_is_gone_at_once_and_for_others(records, tmp_path):
     other = Records(tmp_path / "records", 60)
     for _ in range(5):
         records.keep(loop())
-        assert other.of(None) == records.of(None) == other.of(["c1"]) == records.of(["c1"]) != []
+        assert (
+            other.failures(None) == records.failures(None) == other.failures(["c1"]) == records.failures(["c1"]) != []
+        )
         other.forget("c1")
-        assert other.of(None) == records.of(None) == other.of(["c1"]) == records.of(["c1"]) == []
+        assert (
+            other.failures(None) == records.failures(None) == other.failures(["c1"]) == records.failures(["c1"]) == []
+        )
 
 
 def test_what_replaces_a_record_is_seen_at_once_and_by_others(records, tmp_path):
     other = Records(tmp_path / "records", 60)
     for number in range(20):
         records.keep(loop(exit_code=number))
-        seen = [each.of(asked) for each in (records, other) for asked in (None, ["c1"])]
+        seen = [each.failures(asked) for each in (records, other) for asked in (None, ["c1"])]
         assert [kept.exit_code for (kept,) in seen] == [number] * 4
 
 
@@ -71,7 +75,7 @@ def test_an_old_directory_is_not_read_again(records, reads):
     records.keep(loop())
     age(records._directory / "c1.json", 10)
     age(records._directory, 10)
-    assert records.of(None) == records.of(None) == records.of(["c1"]) != []
+    assert records.failures(None) == records.failures(None) == records.failures(["c1"]) != []
     assert reads == ["c1.json"]
 
 
@@ -79,38 +83,41 @@ def test_a_change_has_only_what_changed_read(records, reads):
     for number in range(20):
         records.keep(loop(f"c{number}"))
         age(records._directory / f"c{number}.json", 10)
-    assert len(records.of(None)) == len(reads) == 20
+    assert len(records.failures(None)) == len(reads) == 20
     reads.clear()
     records.keep(loop("new"))
-    assert len(records.of(None)) == 21
+    assert len(records.failures(None)) == 21
     assert reads == ["new.json"]
 
 
 def test_looking_one_up_reads_no_other(records, reads):
     for number in range(20):
         records.keep(loop(f"c{number}"))
-    assert [kept.conversation_id for kept in records.of(["c7", "unknown"])] == ["c7"]
+    assert [kept.conversation_id for kept in records.failures(["c7", "unknown"])] == ["c7"]
     assert reads == ["c7.json"]
 
 
 def test_an_id_that_is_none_finds_nothing_outside(records, tmp_path):
     records.keep(loop())
     (records._directory / "c1.json").rename(tmp_path / "outside.json")
-    assert records.of(["../outside", ""]) == []
+    assert records.failures(["../outside", ""]) == []
 
 
 def test_removed_loops_are_found_by_their_id_only(records):
-    records.keep(removed(loop("gone")))
+    records.keep(Removed(conversation_id="gone", owner="0123"))
     records.keep(loop("failed"))
-    assert [kept.conversation_id for kept in records.of(None)] == ["failed"]
-    assert [kept.phase for kept in records.of(["gone"])] == [REMOVED]
+    assert [kept.conversation_id for kept in records.failures(None)] == ["failed"]
+    assert records.failures(["gone"]) == []
+    assert records.get("gone") == Removed(
+        conversation_id="gone", owner="0123", removed_at=records.get("gone").removed_at
+    )
 
 
 @pytest.mark.parametrize("asked", [None, ["c1"]])
 def test_records_expire(records, asked):
     records.keep(loop())
     age(records._directory / "c1.json", 100)
-    assert records.of(asked) == []
+    assert records.failures(asked) == []
     assert list(records._directory.iterdir()) == []
 
 
@@ -119,11 +126,11 @@ def test_records_that_were_seen_expire_in_time(records, asked, monkeypatch):
     records.keep(loop())
     age(records._directory / "c1.json", 30)
     age(records._directory, 10)
-    assert records.of(asked) != []
+    assert records.failures(asked) != []
     in_time = time.time_ns() + 31 * 10**9
     monkeypatch.setattr(records_module.time, "time_ns", lambda: in_time)
     monkeypatch.setattr(records, "_file_time", lambda: in_time)
-    assert records.of(asked) == []
+    assert records.failures(asked) == []
     assert list(records._directory.iterdir()) == []
 
 
@@ -132,12 +139,12 @@ def test_a_clock_that_is_ahead_drops_no_records(records, asked, monkeypatch):
     records.keep(loop())
     ahead = time.time_ns() + 3600 * 10**9
     monkeypatch.setattr(records_module.time, "time_ns", lambda: ahead)
-    assert [kept.conversation_id for kept in records.of(asked)] == ["c1"]
+    assert [kept.conversation_id for kept in records.failures(asked)] == ["c1"]
 
 
 def test_keys_and_urls_are_not_kept(records):
     records.keep(loop(session_key=SecretStr("sk-1234"), url="http://127.0.0.1:1"))
-    (kept,) = records.of(None)
+    (kept,) = records.failures(None)
     assert (kept.session_key, kept.url) == (None, None)
     assert "sk-1234" not in (records._directory / "c1.json").read_text()
 
@@ -151,8 +158,8 @@ def test_only_this_user_may_read_them(records):
 def test_a_record_of_another_version_is_ignored(records, caplog):
     records.keep(loop())
     (records._directory / "c2.json").write_text('{"from": "the future"}')
-    assert [kept.conversation_id for kept in records.of(None)] == ["c1"]
-    assert records.of(["c2"]) == []
+    assert [kept.conversation_id for kept in records.failures(None)] == ["c1"]
+    assert records.failures(["c2"]) == []
     assert "which another version may have written" in caplog.text
 
 
@@ -161,7 +168,7 @@ def test_a_disk_that_takes_no_records_costs_explanations_only(tmp_path, caplog):
     records = Records(tmp_path / "file" / "records", 60)
     records.keep(loop())
     records.forget("c1")
-    assert (records.of(None), records.of(["c1"])) == ([], [])
+    assert (records.failures(None), records.failures(["c1"])) == ([], [])
     assert "Can't keep what became of loop c1" in caplog.text
 
 
@@ -171,8 +178,3 @@ def test_a_failed_start_is_recorded_with_all_that_explains_it():
     assert (record.status, record.owner, record.strategy) == (LoopStatus.FAILED, owner_of("alice"), "docker")
     assert (record.reason, record.message, record.exit_code) == ("exited-early", "It exited.", 3)
     assert record.log_tail == ("last words",)
-
-
-def test_a_removed_loop_is_recorded_without_its_facts():
-    record = removed(loop(url="http://127.0.0.1:1", session_key=SecretStr("sk-1234"), owner="0123"))
-    assert (record.phase, record.owner, record.url, record.session_key) == (REMOVED, "0123", None, None)

@@ -188,14 +188,14 @@ async def test_no_pause_is_published_of_a_loop_that_ended(opened, status):
 
 
 async def test_find_loop_is_asked_to_probe_where_the_caller_probes(opened):
-    class Finds:
-        probes: list[bool] = []
+    probes = []
 
+    class Finds:
         @hookimpl
         def find_loop(self, probe):
-            self.probes.append(probe)
+            probes.append(probe)
 
     async with opened(Healthy(), Finds()) as loops:
         await begin(loops)
         await loops.get_loop("c1", ALICE, probe=True)
-    assert Finds.probes == [False, True]
+    assert probes == [False, True]

@@ -88,7 +88,7 @@ async def test_a_loop_that_dies_tells_nothing_of_its_secret_variables(parts, tol
     Boot(parts, container, REQUEST, is_new=True)
     keeper = Keeper(parts, None)  # type: ignore[arg-type]
     await keeper._publish_end(container, 3)
-    assert told[0].log_tail == HIDDEN
+    assert told[0].loop.log_tail == HIDDEN
 
 
 async def test_a_start_that_fails_tells_nothing_of_them_either(parts, container):

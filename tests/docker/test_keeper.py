@@ -82,7 +82,9 @@ def calls_of(clock):
         async def stop(found, *, seconds):
             calls.append("stop")
 
-        context = SimpleNamespace(secret=SECRET, strategy="docker", emit=lambda change: calls.append(change.reason))
+        context = SimpleNamespace(
+            secret=SECRET, strategy="docker", emit=lambda change: calls.append(change.loop.reason)
+        )
         view = View(DockerSettings(), context, Dialect(), None, None)
         inventory = SimpleNamespace(all=everything, look=look)
         parts = SimpleNamespace(

@@ -189,7 +189,7 @@ async def test_every_manager_says_the_same_of_an_end(case, stage, stack, open_ma
     staged = await stage(mode, stack, **settings)
     await act(staged)
     change = await staged.until_published()
-    assert (change.status, change.reason) == expected[:2]
+    assert (change.status, change.loop.reason) == expected[:2]
     later = await open_manager(**settings)
     managers = (staged.starter, staged.watching, later, await without_state())
     assert [await listed(manager) for manager in managers] == [expected] * 4
@@ -218,7 +218,7 @@ async def test_a_kill_right_after_a_close_and_a_start_is_published(open_manager,
     async with manager.watch() as changes:
         engine.kill(containers()[0]["Id"])
         change = await asyncio.wait_for(anext(changes), 10)
-    assert (change.status, change.reason) == (FAILED, "killed")
+    assert (change.status, change.loop.reason) == (FAILED, "killed")
 
 
 async def test_a_deaf_loop_that_is_removed_leaves_no_failure(stage, stack, open_manager):
@@ -250,7 +250,7 @@ async def test_a_close_by_a_replica_interrupts_the_start(open_manager):
     start = asyncio.ensure_future(
         starting.start_loop(StartLoop(conversation_id="c1", environment={"STANDIN": "never"}))
     )
-    while [loop.phase for loop in await closing.list_loops(ALL)] != ["running"]:
+    while [loop.status for loop in await closing.list_loops(ALL)] != [LoopStatus.STARTING]:
         await asyncio.sleep(0.02)
     await closing.close_session("c1")
     with pytest.raises(LoopFailed) as caught:

@@ -115,7 +115,7 @@ async def test_a_nested_server_that_is_killed_is_told_to_everybody_and_can_be_cl
     async with manager.watch() as changes:
         engine.kill(containers()[0]["Id"])
         change = await asyncio.wait_for(anext(changes), 10)
-    assert (change.status, change.reason, change.exit_code) == (LoopStatus.FAILED, "killed", 137)
+    assert (change.status, change.loop.reason, change.loop.exit_code) == (LoopStatus.FAILED, "killed", 137)
     [loop] = await manager.list_loops(MINE)
     assert (loop.status, loop.reason) == (LoopStatus.FAILED, "killed")
     assert (await manager.close_session("c1")).already
@@ -135,7 +135,7 @@ async def test_a_loop_that_runs_out_of_memory_while_it_runs_is_told_as_oom_kille
         await asyncio.to_thread(engine.exec_start, run["Id"])
         engine.kill(container)
         change = await asyncio.wait_for(anext(changes), 10)
-    assert change.reason == "oom-killed"
+    assert change.loop.reason == "oom-killed"
 
 
 async def test_closing_a_server_that_is_deaf_to_signals_ends_within_its_limit(open_manager, containers):

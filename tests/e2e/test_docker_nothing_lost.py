@@ -93,7 +93,7 @@ async def test_an_interrupted_restart_never_costs_the_workspace(
     manager = await open_manager(**HASTY)
     async with manager.watch() as changes:
         change = await asyncio.wait_for(anext(changes), 30)
-    assert (change.status, change.reason) == (LoopStatus.FAILED, Reason.HISTORY_LOST)
+    assert (change.status, change.loop.reason) == (LoopStatus.FAILED, Reason.HISTORY_LOST)
     [container] = containers()
     assert container["State"] == "exited"
     assert b"".join(engine.get_archive(container["Id"], "/workspace/work")[0])
@@ -112,7 +112,7 @@ async def test_an_interrupted_first_start_with_files_is_stopped_and_kept(
     manager = await open_manager(**HASTY)
     async with manager.watch() as changes:
         change = await asyncio.wait_for(anext(changes), 30)
-    assert (change.status, change.reason) == (LoopStatus.FAILED, Reason.INTERRUPTED)
+    assert (change.status, change.loop.reason) == (LoopStatus.FAILED, Reason.INTERRUPTED)
     assert containers()[0]["State"] == "exited"
     assert (await manager.start_loop(request())).status is LoopStatus.RUNNING
 

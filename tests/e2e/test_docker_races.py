@@ -72,7 +72,7 @@ async def test_what_a_killed_host_left_and_nobody_takes_up_is_removed_with_an_ex
     manager = await open_manager(start_timeout=0.5, sweep_interval=0.5)
     async with manager.watch() as changes:
         told = [await asyncio.wait_for(anext(changes), 30) for _ in range(2)]
-    assert {change.reason for change in told} == {"interrupted"}
+    assert {change.loop.reason for change in told} == {"interrupted"}
     assert containers() == []
     assert {(loop.status, loop.reason) for loop in await manager.list_loops(ALL)} == {("failed", "interrupted")}
 

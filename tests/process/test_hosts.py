@@ -69,7 +69,7 @@ async def test_loops_are_adopted_by_the_next_host_process(host, opened, state_di
         async with loops.watch() as changes:  # it is watched too
             for one in processes_of(state_dir):
                 one.kill()
-            assert (await asyncio.wait_for(anext(changes), 10)).reason == Reason.KILLED
+            assert (await asyncio.wait_for(anext(changes), 10)).loop.reason == Reason.KILLED
 
 
 async def test_two_host_processes_never_start_two(host, state_dir):

@@ -169,10 +169,10 @@ async def test_every_manager_says_the_same_of_an_end(opened, state_dir, end):
         (server,) = servers_of(state_dir)
         server.send_signal(number)
         told = await until(changes, expected[0])
-        assert (told.status, told.reason, told.exit_code) == expected
+        assert (told.status, told.loop.reason, told.loop.exit_code) == expected
         listed = await loops.get_loop("c1", ALICE)
-        assert listed.log_tail == told.log_tail
-        assert bool(told.log_tail) is (told.status is LoopStatus.FAILED)
+        assert listed.log_tail == told.loop.log_tail
+        assert bool(told.loop.log_tail) is (told.status is LoopStatus.FAILED)
         async with opened() as later:
             for manager in (loops, later):
                 listed = await manager.get_loop("c1", ALICE)

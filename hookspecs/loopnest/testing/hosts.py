@@ -19,7 +19,7 @@ class HostTests(Harness):
             await loops.close_session(cid, ALICE, remove=True)
             told = await self.until(changes, None)
         assert [change.sequence for change in told] == list(range(1, len(told) + 1))
-        assert {change.owner for change in told} == {owner_of(ALICE)}
+        assert {change.loop.owner for change in told} == {owner_of(ALICE)}
         assert [change.at for change in told] == sorted(change.at for change in told)
         statuses = [change.status for change in told]
         shortened = [one for one, before in zip(statuses, [..., *statuses]) if one is not before]  # noqa: B905

@@ -71,7 +71,7 @@ class StartTests(Harness):
             loop = await loops.start_loop(self.new_request(cid), ALICE, wait=False)
             assert loop.status in (LoopStatus.STARTING, LoopStatus.RUNNING)
             *_, told = await self.until(changes, LoopStatus.RUNNING, LoopStatus.FAILED)
-        assert told.status is LoopStatus.RUNNING, told.message
+        assert told.status is LoopStatus.RUNNING, told.loop.message
         assert (await loops.get_loop(cid, ALICE)).status is LoopStatus.RUNNING
 
     async def test_notes_come_back_from_every_host(self, loops: LoopManager, elsewhere: LoopManager, cid: str) -> None:
@@ -88,7 +88,7 @@ class StartTests(Harness):
                 await loops.start_loop(request, ALICE, wait=wait)
             *_, told = await self.until(changes, LoopStatus.FAILED)
         (listed,) = await self.listed(loops, cid)
-        assert (listed.status, listed.reason) == (LoopStatus.FAILED, told.reason)
+        assert (listed.status, listed.reason) == (LoopStatus.FAILED, told.loop.reason)
         assert listed.reason not in (None, Reason.INTERNAL, Reason.HOOK_TIMEOUT)
         assert listed.message
 

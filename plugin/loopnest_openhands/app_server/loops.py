@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from loopnest import EVERYONE, LoopChange, LoopManager, LoopnestError
+from loopnest import EVERYONE, LoopChange, LoopManager, LoopnestError, Phase
 from loopnest.secret import host_secret
 from loopnest_openhands.app_server.owners import Owners
 from loopnest_openhands.app_server.session_keys import SessionKeys
@@ -60,10 +60,11 @@ class Loops:
             _log.exception("What became of sandbox %s could not be told.", change.conversation_id)
 
     async def _notice(self, change: LoopChange, versions: Versions) -> None:
-        if change.phase == "failed":
-            tail = "".join(f"\n    {line}" for line in change.log_tail)
-            _log.error("Sandbox %s failed (%s): %s%s", change.conversation_id, change.reason, change.message, tail)
-        elif change.phase == "ready":
+        loop = change.loop
+        if change.phase is Phase.FAILED:
+            tail = "".join(f"\n    {line}" for line in loop.log_tail)
+            _log.error("Sandbox %s failed (%s): %s%s", loop.conversation_id, loop.reason, loop.message, tail)
+        elif change.phase is Phase.READY:
             try:
                 await versions.look(await self.manager.get_loop(change.conversation_id, EVERYONE))
             except LoopnestError as error:

@@ -212,9 +212,9 @@ class Relays:
 def _status_update(change: LoopChange) -> dict[str, Any] | None:
     """What a host says to its clients of a change of the loop; None where they need not know."""
     if change.status is LoopStatus.FAILED:
-        words = f"{change.message or 'The loop failed.'} ({change.reason})"
+        words = f"{change.loop.message or 'The loop failed.'} ({change.loop.reason})"
         return {"status_update": True, "type": "error", "id": "STATUS$ERROR", "message": words}
     if change.status is LoopStatus.STARTING:
-        words = change.message or change.phase
+        words = change.loop.message or change.phase
         return {"status_update": True, "type": "info", "id": "STATUS$STARTING_RUNTIME", "message": words}
     return None

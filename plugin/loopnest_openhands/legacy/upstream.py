@@ -159,7 +159,6 @@ class UpstreamContainers:
             status=LoopStatus.RUNNING if running else LoopStatus.STOPPED,
             strategy=self._strategy,
             dialect=self._dialect.name,
-            phase=found.state,
             message="Started by upstream's nested manager.",
             url=self._server(found).url if running else None,
             session_key=self._key(found.conversation_id) if running else None,

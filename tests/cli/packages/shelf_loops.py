@@ -18,6 +18,7 @@ from loopnest import (
     LoopChange,
     LoopFailed,
     LoopStatus,
+    Phase,
     Reason,
     hookimpl,
 )
@@ -58,20 +59,15 @@ class Shelf:
     def write(self, loops: dict[str, dict[str, Any]]) -> None:
         self.file.write_text(json.dumps(loops))
 
-    def tell(self, request, phase, **more):
-        change = LoopChange(
-            conversation_id=request.conversation_id,
-            owner=request.owner,
-            phase=phase,
-            status=LoopStatus.STARTING,
-            **more,
-        )
-        self.context.emit(change)
+    def publish(self, request, phase, message=None, progress=None):
+        name, owner = request.conversation_id, request.owner
+        loop = Loop(conversation_id=name, owner=owner, status=LoopStatus.STARTING, message=message)
+        self.context.emit(LoopChange(loop=loop, phase=phase, progress=progress))
 
     @hookimpl
     async def start_loop(self, request):
-        self.tell(request, "pulling-image", progress=0.5, message="layer 1")
-        self.tell(request, "booting")
+        self.publish(request, Phase.PULLING_IMAGE, "layer 1", 0.5)
+        self.publish(request, Phase.BOOTING)
         if request.conversation_id == "slow":
             await self.hang()
         if request.conversation_id == "doomed":
