@@ -84,7 +84,7 @@ async def test_a_listener_that_fails_hears_the_next_and_costs_the_others_nothing
     broken, fine = Ear(fails=True), Ear()
     await tell(changes, named("first"), named("second"), broken=broken, fine=fine)
     assert len(broken.heard) == len(fine.heard) == 2
-    assert "loop_changed of 'broken' failed for c1 (first)" in caplog.text
+    assert "loop_changed of 'broken' failed for c1 (booting)" in caplog.text
 
 
 async def test_a_listener_that_hangs_costs_the_others_nothing(hasty, caplog):
