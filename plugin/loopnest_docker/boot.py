@@ -3,20 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Sequence
 
-from loopnest import LoopFailed, NestedError, Reason, StartLoop
-from loopnest.deadline import limited
+from loopnest import LoopFailed, StartLoop
 from loopnest_docker.container import place_of
 from loopnest_docker.facts import Facts
 from loopnest_docker.failure import explain_early_end, log_tail
 from loopnest_docker.history import History
 from loopnest_docker.parts import Parts
+from loopnest_nested.boot import Boot
 from loopnest_nested.client import NestedServer
-from loopnest_nested.readiness import until_alive
 
 
-class Boot:
+class ContainerUnit:
+    """A container as the boot of its nested server sees it (a `loopnest_nested.boot.Unit`)."""
+
+    def __init__(self, parts: Parts, container: Facts) -> None:
+        self._parts, self._container = parts, container
+
+    def boot(self) -> Boot:
+        """Begin the boot of the nested server."""
+        return Boot(self, self._parts.settings.start_timeout, "loopnest.docker.start_timeout")
+
+    async def server(self) -> NestedServer:
+        """Return the nested server.
+
+        Raises:
+            LoopFailed: the container ended, or has no address.
+        """
+        server = self._parts.view.server(self._container)
+        if server is None:
+            raise await self.why_ended()
+        return server
+
+    async def alive(self) -> bool:
+        """Whether the nested server answers."""
+        server = self._parts.view.server(self._container)
+        return server is not None and await self._parts.dialect.alive(server)
+
+    async def until_ended(self) -> None:
+        """Return once the container has ended, or is gone."""
+        await self._parts.inventory.until_dead(self._container.id)
+
+    async def has_ended(self) -> bool:
+        """Whether the container has ended, or is gone."""
+        self._parts.inventory.touch(self._container.id)
+        now = (await self._parts.inventory.all()).get(self._container.id)
+        return now is None or now.down
+
+    async def why_ended(self) -> LoopFailed:
+        """Ask the engine how the container ended."""
+        return await explain_early_end(self._parts.engine, self._container, self._parts.secrets(self._container))
+
+    async def log_tail(self) -> Sequence[str]:
+        """The container's last log lines."""
+        return await log_tail(self._parts.engine, self._container.id, self._parts.secrets(self._container))
+
+
+class ContainerBoot:
     """The boot of one container for one request; ``start_timeout`` counts from here.
 
     Args:
@@ -25,7 +69,8 @@ class Boot:
 
     def __init__(self, parts: Parts, container: Facts, request: StartLoop, *, is_new: bool) -> None:
         self._parts, self._container, self._request, self._is_new = parts, container, request, is_new
-        self._deadline = time.monotonic() + parts.settings.start_timeout
+        self._unit = ContainerUnit(parts, container)
+        self._boot = self._unit.boot()
         parts.requested.keep(request)
 
     async def finish(self) -> None:
@@ -38,59 +83,16 @@ class Boot:
         image = self._request.image or self._parts.images.default
         closed = asyncio.ensure_future(self._parts.network.ensure_closed(image))
         try:
-            server = await self._until_alive()
+            server = await self._unit.server()
+            await self._boot.until_alive()
             await closed
         finally:
             closed.cancel()
         if self._container.conversation:
-            await self._converse(server)
+            await self._boot.until_created(self._ensure_conversation(server))
         self._parts.view.mark_ready(self._container)
-
-    async def _until_alive(self) -> NestedServer:
-        server = self._parts.view.server(self._container)
-        if server is None:
-            raise await self._explained()
-
-        async def died() -> bool:
-            await self._parts.inventory.until_dead(self._container.id)
-            return True
-
-        try:
-            dead = await until_alive(lambda: self._parts.dialect.alive(server), died(), self._left())
-        except asyncio.TimeoutError as error:
-            raise await self._late("was not ready") from error
-        if dead:
-            raise await self._explained()
-        return server
-
-    async def _converse(self, server: NestedServer) -> None:
-        try:
-            await limited(self._ensure_conversation(server), self._left())
-        except asyncio.TimeoutError as error:
-            raise await self._late("did not create the conversation") from error
-        except NestedError:
-            self._parts.inventory.touch(self._container.id)
-            now = (await self._parts.inventory.all()).get(self._container.id)
-            if now is None or now.down:
-                raise await self._explained() from None
-            raise
 
     async def _ensure_conversation(self, server: NestedServer) -> None:
         if not self._is_new:
             await History(self._parts).check(self._container, server)
         await self._parts.dialect.ensure_conversation(server, self._request, place_of(self._parts.settings))
-
-    def _left(self) -> float:
-        return max(1.0, self._deadline - time.monotonic())
-
-    async def _explained(self) -> LoopFailed:
-        secrets = self._parts.secrets(self._container)
-        return await explain_early_end(self._parts.engine, self._container, secrets)
-
-    async def _late(self, words: str) -> LoopFailed:
-        return LoopFailed(
-            f"The nested server {words} within {self._parts.settings.start_timeout:g} s "
-            f"('loopnest.docker.start_timeout').",
-            reason=Reason.START_TIMEOUT,
-            log_tail=await log_tail(self._parts.engine, self._container.id, self._parts.secrets(self._container)),
-        )

@@ -12,13 +12,13 @@ from typing import Any
 from docker.errors import APIError, NotFound
 
 import docker
-from loopnest import Closed, NestedError
-from loopnest.deadline import limited
+from loopnest import Closed
 from loopnest_docker import stop_request
 from loopnest_docker.engine import EngineConflict, NotOnEngine
 from loopnest_docker.facts import Facts
 from loopnest_docker.parts import Parts
 from loopnest_nested.ending import is_clean, was_killed
+from loopnest_nested.quiescing import UNREACHABLE, quiesce
 
 _log = logging.getLogger(__name__)
 
@@ -114,15 +114,9 @@ class Closer:
             return None
         server = self._parts.view.server(container)
         if server is None or self._parts.view.foreign(container):
-            return "The nested server could not be asked to stop."
-        try:
-            asked = self._parts.dialect.quiesce(server, container.conversation)
-            await limited(asked, self._parts.settings.close_timeout)
-        except asyncio.TimeoutError:
-            return "The nested server did not stop its agent in time."
-        except NestedError as error:
-            return f"The nested server did not stop its agent: {error.message}"
-        return None
+            return UNREACHABLE
+        limit = self._parts.settings.close_timeout
+        return await quiesce(self._parts.dialect, server, container.conversation, limit)
 
     @contextlib.contextmanager
     def _expecting(self, container: Facts) -> Iterator[None]:

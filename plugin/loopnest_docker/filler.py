@@ -11,14 +11,13 @@ from typing import Final
 from loopnest import LoopFailed, LoopnestError, NestedError, Reason
 from loopnest.deadline import limited
 from loopnest_docker import naming, pool
+from loopnest_docker.boot import ContainerUnit
 from loopnest_docker.container import ContainerSpec
 from loopnest_docker.engine import NotOnEngine, complete
-from loopnest_docker.facts import Slot
+from loopnest_docker.facts import Facts, Slot
 from loopnest_docker.parts import Parts
 from loopnest_docker.secret_file import secret_archive
 from loopnest_nested import session_keys
-from loopnest_nested.client import NestedServer
-from loopnest_nested.readiness import until_alive
 
 _log = logging.getLogger(__name__)
 #: Seconds between looks at the pool while nothing happens.
@@ -132,33 +131,16 @@ class Filler:
         await parts.engine.call("put_archive", container_id, "/", secret_archive(variables))
         await parts.engine.call("start", container_id)
         await parts.network.ensure_closed(spec.image)
-        await self._until_alive(await self._slot(container_id))
+        await self._until_warm((await self._slot(container_id)).container)
         if parts.settings.pool.pause:
             await parts.engine.call("pause", container_id)
         return await self._slot(container_id)
 
-    async def _until_alive(self, slot: Slot) -> None:
-        parts, server = self._parts, self._parts.view.server(slot.container)
-
-        async def died() -> bool:
-            await parts.inventory.until_dead(slot.container.id)
-            return True
-
-        try:
-            ended = server is None or await until_alive(
-                lambda: parts.dialect.alive(server), died(), parts.settings.start_timeout
-            )
-        except asyncio.TimeoutError:
-            raise LoopFailed(
-                "A nested server of the pool was not ready in time.", reason=Reason.START_TIMEOUT
-            ) from None
-        if ended:
-            raise LoopFailed("A nested server of the pool ended before it was ready.", reason=Reason.EXITED_EARLY)
-        if server:
-            await self._warm_up(server)
-
-    async def _warm_up(self, server: NestedServer) -> None:
-        """Have the server load what it left out of its start, a tenth of a second and more; it is as good without."""
+    async def _until_warm(self, container: Facts) -> None:
+        """Wait for the server, then have it load what it left out of its start, a tenth of a second and more."""
+        unit = ContainerUnit(self._parts, container)
+        server = await unit.server()
+        await unit.boot().until_alive()
         with contextlib.suppress(NestedError, asyncio.TimeoutError):
             await limited(self._parts.dialect.agent_status(server, pool.NOBODY_YET.conversation_id), _WARM_UP)
 

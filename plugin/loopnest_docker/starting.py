@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from loopnest import EngineError, Loop, LoopChange, LoopFailed, LoopNotFound, LoopStatus, Phase, Reason, StartLoop
 from loopnest_docker import naming, pool
-from loopnest_docker.boot import Boot
+from loopnest_docker.boot import ContainerBoot
 from loopnest_docker.closing import Closer
 from loopnest_docker.container import ContainerSpec
 from loopnest_docker.engine import EngineConflict, NotOnEngine, complete
@@ -69,7 +69,7 @@ class Start:
             try:
                 container = await self._up(container)
                 is_new = container.id == self._made
-                await Boot(self._parts, container, self._request, is_new=is_new).finish()
+                await ContainerBoot(self._parts, container, self._request, is_new=is_new).finish()
                 return container
             except BaseException as error:
                 await asyncio.shield(self._undo())

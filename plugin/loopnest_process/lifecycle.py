@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 from typing import Final
 
-from loopnest import Closed, Loop, LoopFailed, LoopNotFound, LoopStatus, NestedError, Reason, StartLoop
+from loopnest import Closed, Loop, LoopFailed, LoopNotFound, LoopStatus, Reason, StartLoop
 from loopnest.deadline import limited
 from loopnest_nested import session_keys
 from loopnest_nested.ending import was_killed
+from loopnest_nested.quiescing import UNREACHABLE, quiesce
+from loopnest_process.boot import ProcessBoot
 from loopnest_process.parts import Parts
 from loopnest_process.registry import WANTED_ALIVE, Record
 from loopnest_process.server_python import ServerPython
-from loopnest_process.starting import Boot
 from loopnest_process.view import FOREIGN
 
 _LOOK: Final = 0.05
@@ -71,7 +72,7 @@ class Lifecycle:
                 return await self._set_paused(record, False)
             try:
                 await self._end_runs(record)
-                return await Boot(self._parts, python, request).run(record)
+                return await ProcessBoot(self._parts, python, request).run(record)
             except BaseException:
                 await asyncio.shield(asyncio.ensure_future(self.undo(record.conversation_id)))
                 raise
@@ -193,18 +194,10 @@ class Lifecycle:
         )
 
     async def _quiesce(self, record: Record) -> str | None:
-        """Ask the agent to stop; return what went wrong with that, which never keeps the process running."""
         if self._parts.foreign(record):
-            return "The agent could not be asked to stop, as a host with another secret started it."
-        conversation_id = None if record.bare else record.conversation_id
-        try:
-            asked = self._parts.dialect.quiesce(self._parts.server(record), conversation_id)
-            await limited(asked, self._parts.settings.stop_timeout)
-        except asyncio.TimeoutError:
-            return "The agent did not stop in time."
-        except NestedError as error:
-            return error.message
-        return None
+            return UNREACHABLE
+        conversation_id, server = None if record.bare else record.conversation_id, self._parts.server(record)
+        return await quiesce(self._parts.dialect, server, conversation_id, self._parts.settings.stop_timeout)
 
     async def _end_runs(self, record: Record) -> None:
         if run := self._parts.registry.run(record):

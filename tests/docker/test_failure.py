@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from loopnest import LoopChange, StartLoop
 from loopnest_docker import naming
-from loopnest_docker.boot import Boot
+from loopnest_docker.boot import ContainerBoot
 from loopnest_docker.engine import NotOnEngine
 from loopnest_docker.facts import Facts
 from loopnest_docker.failure import log_tail, read_ending
@@ -85,14 +85,14 @@ REQUEST = StartLoop(
 
 
 async def test_a_loop_that_dies_tells_nothing_of_its_secret_variables(parts, told, container):
-    Boot(parts, container, REQUEST, is_new=True)
+    ContainerBoot(parts, container, REQUEST, is_new=True)
     keeper = Keeper(parts, None)  # type: ignore[arg-type]
     await keeper._publish_end(container, 3)
     assert told[0].loop.log_tail == HIDDEN
 
 
 async def test_a_start_that_fails_tells_nothing_of_them_either(parts, container):
-    error = await Boot(parts, container, REQUEST, is_new=True)._explained()
+    error = await ContainerBoot(parts, container, REQUEST, is_new=True)._unit.why_ended()
     assert tuple(error.log_tail) == HIDDEN
 
 

@@ -26,7 +26,7 @@ from loopnest import (
     Reason,
 )
 from loopnest.testing import said
-from loopnest_process import starting
+from loopnest_process import boot
 from loopnest_process.hooks import ProcessStrategy
 from loopnest_process.registry import Registry
 
@@ -330,8 +330,8 @@ def impostor():
 
 
 async def test_a_port_that_was_taken_meanwhile_is_exchanged(opened, impostor, monkeypatch):
-    free_port, given = starting._free_port, [impostor]
-    monkeypatch.setattr(starting, "_free_port", lambda: given.pop() if given else free_port())
+    free_port, given = boot._free_port, [impostor]
+    monkeypatch.setattr(boot, "_free_port", lambda: given.pop() if given else free_port())
     async with opened() as loops:
         loop = await loops.start_loop(request(), ALICE)
         assert httpx.URL(loop.url).port != impostor
@@ -340,7 +340,7 @@ async def test_a_port_that_was_taken_meanwhile_is_exchanged(opened, impostor, mo
 
 
 async def test_where_every_port_is_taken_the_start_fails(opened, impostor, monkeypatch):
-    monkeypatch.setattr(starting, "_free_port", lambda: impostor)
+    monkeypatch.setattr(boot, "_free_port", lambda: impostor)
     async with opened() as loops:
         with pytest.raises(LoopFailed) as caught:
             await loops.start_loop(request(), ALICE)

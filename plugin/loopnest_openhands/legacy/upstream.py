@@ -25,6 +25,7 @@ from loopnest import Closed, Loop, LoopFailed, LoopStatus, NestedError, Reason, 
 from loopnest.validation import is_conversation_id
 from loopnest_nested.client import NestedServer, new_http_client
 from loopnest_nested.dialects import Dialect, Place, get_dialect
+from loopnest_nested.quiescing import quiesce
 from loopnest_nested.readiness import until_alive
 
 _log = logging.getLogger(__name__)
@@ -104,13 +105,10 @@ class UpstreamContainers:
         return await self._dialect.send(self._server(found), found.conversation_id, event)
 
     async def close(self, found: Found, *, remove: bool) -> Closed:
-        """Stop it: gracefully, then firmly."""
+        """Stop it: gracefully, then by force."""
         already, trouble = found.state != "running", None
         if not already:
-            try:
-                await asyncio.wait_for(self._dialect.quiesce(self._server(found), found.conversation_id), _STOP)
-            except (NestedError, asyncio.TimeoutError) as error:
-                trouble = f"The nested server did not stop its agent: {type(error).__name__}."
+            trouble = await quiesce(self._dialect, self._server(found), found.conversation_id, _STOP)
             await self._call("stop", found.id, timeout=_STOP)
         if remove:
             await self._call("remove_container", found.id, force=True, v=True)

@@ -7,14 +7,13 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from loopnest import LoopFailed, LoopStatus, NestedError, Phase, Reason, StartLoop
-from loopnest.deadline import limited
-from loopnest_nested.client import NestedServer
+from loopnest import LoopFailed, LoopStatus, Phase, Reason, StartLoop
+from loopnest_nested.boot import Boot
 from loopnest_nested.ending import ending
-from loopnest_nested.readiness import until_alive
 from loopnest_process.child import Run
 from loopnest_process.logs import last_lines
 from loopnest_process.parts import Parts
@@ -26,12 +25,48 @@ _LINES: Final = 20
 _PORTS: Final = 3
 
 
-class Boot:
+class ProcessUnit:
+    """One run of a nested server as its boot sees it (a `loopnest_nested.boot.Unit`)."""
+
+    def __init__(self, parts: Parts, record: Record, run: Run) -> None:
+        self._parts, self._record, self.run = parts, record, run
+
+    async def alive(self) -> bool:
+        """Whether the nested server answers, and not another program that took its port."""
+        if not await self._parts.dialect.alive(self._parts.server(self._record)):
+            return False
+        return await asyncio.to_thread(self.run.listens, self._record.port or 0)
+
+    async def until_ended(self) -> None:
+        """Return once the process has ended."""
+        await self.run.ended()
+
+    async def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        return not self.run.alive()
+
+    async def why_ended(self) -> LoopFailed:
+        """Read how the process ended."""
+        closing = self._parts.registry.is_closing(self._record.conversation_id)
+        end = ending(self.run.exit_code, stop_requested=closing, ready=False)
+        log_tail = await self.log_tail()
+        return LoopFailed(end.message or "", reason=end.reason, exit_code=end.exit_code, log_tail=log_tail)
+
+    async def log_tail(self) -> Sequence[str]:
+        """The last lines that the nested server printed."""
+        return last_lines(self.run.log, _LINES, self._parts.secrets(self._record))
+
+    def port_was_taken(self) -> bool:
+        """Whether the nested server ended because another program had its port."""
+        return any("address already in use" in line.lower() for line in last_lines(self.run.log, _LINES))
+
+
+class ProcessBoot:
     """One start of one nested server for one request; ``start_timeout`` counts from here."""
 
     def __init__(self, parts: Parts, python: Path, request: StartLoop) -> None:
         self._parts, self._python, self._request = parts, python, request
-        self._deadline = time.monotonic() + parts.settings.start_timeout
+        self._began = time.monotonic()
         parts.requested.keep(request)
 
     async def run(self, record: Record) -> Record:
@@ -42,15 +77,25 @@ class Boot:
             NestedError: it refused the conversation.
         """
         self._check_workspace(record)
-        for _ in range(_PORTS):
-            record = self._spawn(record)
-            if await self._is_up(record):
-                break
-        else:
-            raise self._explained(record)
+        boot, record = await self._until_alive(record)
         if not record.bare:
-            await self._converse(record)
+            await boot.until_created(self._ensure_conversation(record))
         return self._parts.registry.write(record.model_copy(update={"state": "running", "proven": True}))
+
+    async def _until_alive(self, record: Record) -> tuple[Boot, Record]:
+        """Spawn the nested server until it has a port."""
+        for attempts_left in reversed(range(_PORTS)):
+            record = self._spawn(record)
+            unit = ProcessUnit(self._parts, record, self._run(record))
+            limit = self._parts.settings.start_timeout
+            boot = Boot(unit, limit, "loopnest.process.start_timeout", began=self._began)
+            try:
+                await boot.until_alive()
+                break
+            except LoopFailed:
+                if not (attempts_left and unit.port_was_taken()):
+                    raise
+        return boot, record
 
     def _spawn(self, record: Record) -> Record:
         """Write down what is about to run before it does, so that no process is ever without its record."""
@@ -81,40 +126,9 @@ class Boot:
             **{name: value.get_secret_value() for name, value in secret.items()},
         }
 
-    async def _is_up(self, record: Record) -> bool:
-        """Wait until the nested server answers; False where its port was taken."""
-        server, run = self._parts.server(record), self._run(record)
-
-        async def alive() -> bool:
-            return await self._parts.dialect.alive(server) and await asyncio.to_thread(run.listens, record.port or 0)
-
-        async def died() -> bool:
-            await run.ended()
-            return True
-
-        try:
-            dead = await until_alive(alive, died(), self._left())
-        except asyncio.TimeoutError as error:
-            raise self._late(record, "was not ready") from error
-        if not dead:
-            return True
-        if _port_was_taken(run):
-            return False
-        raise self._explained(record)
-
-    async def _converse(self, record: Record) -> None:
-        server = self._parts.server(record).hiding(self._parts.secrets(record))
-        try:
-            await limited(self._ensure_conversation(server, record), self._left())
-        except asyncio.TimeoutError as error:
-            raise self._late(record, "did not create the conversation") from error
-        except NestedError:
-            if not self._run(record).alive():
-                raise self._explained(record) from None
-            raise
-
-    async def _ensure_conversation(self, server: NestedServer, record: Record) -> None:
+    async def _ensure_conversation(self, record: Record) -> None:
         dialect, conversation_id = self._parts.dialect, record.conversation_id
+        server = self._parts.server(record).hiding(self._parts.secrets(record))
         place = self._parts.registry.place(conversation_id)
         if record.proven and not await dialect.has_conversation(server, conversation_id):
             raise LoopFailed(
@@ -136,32 +150,10 @@ class Boot:
                 reason=Reason.MOUNT_MISSING,
             )
 
-    def _explained(self, record: Record) -> LoopFailed:
-        """Why the nested server ended before it was ready."""
-        closing = self._parts.registry.is_closing(record.conversation_id)
-        end = ending(self._run(record).exit_code, stop_requested=closing, ready=False)
-        return LoopFailed(
-            end.message or "", reason=end.reason, exit_code=end.exit_code, log_tail=self._log_tail(record)
-        )
-
-    def _late(self, record: Record, what: str) -> LoopFailed:
-        limit = self._parts.settings.start_timeout
-        return LoopFailed(
-            f"The nested server {what} within {limit:g} s ('start_timeout' in [loopnest.process]).",
-            reason=Reason.START_TIMEOUT,
-            log_tail=self._log_tail(record),
-        )
-
-    def _log_tail(self, record: Record) -> list[str]:
-        return last_lines(self._run(record).log, _LINES, self._parts.secrets(record))
-
     def _run(self, record: Record) -> Run:
         run = self._parts.registry.run(record)
         assert run is not None
         return run
-
-    def _left(self) -> float:
-        return max(1.0, self._deadline - time.monotonic())
 
 
 def _free_port() -> int:
@@ -169,7 +161,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _port_was_taken(run: Run) -> bool:
-    return any("address already in use" in line.lower() for line in last_lines(run.log, _LINES))
