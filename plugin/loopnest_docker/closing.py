@@ -41,10 +41,10 @@ class Closer:
     async def close(self, container: Facts, *, remove: bool) -> Closed:
         """Ask the agent to stop, stop the container, and remove it where asked to; then say what happened."""
         with self._expecting(container):
-            closed = await self._stop(container)
-            if remove:
+            closed = await self._discard_created(container) or await self._stop(container)
+            if remove and not closed.removed:
                 await self.remove(container)
-            return closed.model_copy(update={"removed": remove})
+            return closed.model_copy(update={"removed": remove or closed.removed})
 
     async def remove(self, container: Facts, *, force: bool = True) -> bool:
         """Remove the container and its anonymous volumes.
@@ -85,9 +85,15 @@ class Closer:
         self._parts.view.forget(container)
         self._parts.inventory.touch(container.id)
 
+    async def _discard_created(self, container: Facts) -> Closed | None:
+        """Remove a container that never ran, which ends the start that made it; None where it ran or runs by now."""
+        if container.state == "created" and await self.remove(container, force=False):
+            return Closed(conversation_id=container.loop.conversation_id, removed=True)
+        return None
+
     async def _stop(self, container: Facts) -> Closed:
         conversation_id = container.loop.conversation_id
-        if container.down or container.state == "created":
+        if container.down:
             await self._note_request(container)
             return Closed(conversation_id=conversation_id, already=True, exit_code=container.exit_code)
         trouble = await self._quiesce(container)

@@ -250,12 +250,28 @@ async def test_a_close_by_a_replica_interrupts_the_start(open_manager):
     start = asyncio.ensure_future(
         starting.start_loop(StartLoop(conversation_id="c1", environment={"STANDIN": "never"}))
     )
-    while [loop.status for loop in await closing.list_loops(ALL)] != [LoopStatus.STARTING]:
+    while [loop.url is None for loop in await closing.list_loops(ALL)] != [False]:
         await asyncio.sleep(0.02)
     await closing.close_session("c1")
     with pytest.raises(LoopFailed) as caught:
         await start
     assert caught.value.reason == "interrupted"
+
+
+@leaves_sockets
+async def test_a_close_by_a_replica_removes_a_container_that_never_ran(open_manager, containers, tmp_path):
+    with engine_proxy(tmp_path) as proxy:
+        starting, closing = await open_manager(engine={"url": proxy.url}), await open_manager()
+        proxy.delay = 0.5
+        start = asyncio.ensure_future(starting.start_loop(StartLoop(conversation_id="c1")))
+        while not any(line.startswith("PUT") for line in proxy.requests):  # it was created, and is not started yet
+            await asyncio.sleep(0.02)
+        closed = await closing.close_session("c1")
+        assert (closed.removed, closed.already) == (True, False)
+        with pytest.raises(LoopFailed) as caught:
+            await start
+        assert caught.value.reason == "interrupted"
+        assert containers() == []
 
 
 @leaves_sockets
