@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from loopnest.errors import LoopnestError
+from loopnest.files import SmallFiles, Stored, is_settled
 from loopnest.models import Loop, LoopStatus, Model, StartLoop, utcnow
 from loopnest.validation import ConversationId, is_conversation_id
 
 _log = logging.getLogger(__name__)
 _SECOND: Final = 1_000_000_000
-#: Nanoseconds within which two changes of a file or a directory may carry the same time.
-_TICK: Final = 100_000_000
 
 
 class Removed(Model):
@@ -56,25 +53,15 @@ def failed(request: StartLoop, error: LoopnestError, strategy: str) -> Loop:
     )
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """A file that was read: ``settled`` where a later change of it is sure to carry another time."""
-
-    record: Record | None
-    inode: int
-    written: int
-    settled: bool
-
-
 class Records:
-    """Loops that are no more, kept for ``retention`` seconds below ``directory``.
+    """Explanations that are kept for ``retention`` seconds below ``directory``.
 
     Looking one up costs the same however many are kept, as a host does so for every event it sends.
     """
 
     def __init__(self, directory: Path, retention: float) -> None:
         self._directory, self._retention = directory, int(retention * _SECOND)
-        self._kept: dict[str, _Kept] = {}
+        self._files: SmallFiles[Record] = SmallFiles(directory, _RECORD.validate_json, _dump)
         self._failures: list[Loop] = []
         self._seen: int | None = None
         self._first_expires = 0
@@ -83,28 +70,22 @@ class Records:
         """Keep ``record`` as the explanation for its conversation, or log why it can't be kept."""
         self._seen = None
         try:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, temporary = tempfile.mkstemp(dir=self._directory, prefix=".")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(record.model_dump_json(exclude={"session_key", "url", "urls"}))
-            Path(temporary).replace(self._path(record.conversation_id))
+            self._files.put(record.conversation_id, record)
         except OSError as error:
             _log.warning("Can't keep what became of loop %s: %s", record.conversation_id, error)
 
     def forget(self, conversation_id: str) -> None:
         """Drop the explanation, as the conversation has a loop again."""
         try:
-            self._path(conversation_id).unlink()
+            self._files.drop(conversation_id)
             self._seen = None
-        except FileNotFoundError:
-            pass
         except OSError as error:
             _log.warning("Can't forget what became of loop %s: %s", conversation_id, error)
 
     def get(self, conversation_id: str) -> Record | None:
         """What became of this conversation's loop."""
-        kept = self._look(conversation_id) if is_conversation_id(conversation_id) else None
-        return kept.record if kept else None
+        stored = self._look(conversation_id) if is_conversation_id(conversation_id) else None
+        return stored.value if stored else None
 
     def failures(self, conversation_ids: Iterable[str] | None) -> list[Loop]:
         """The failed loops of these conversations, or all."""
@@ -115,25 +96,20 @@ class Records:
     def _all_failures(self) -> list[Loop]:
         stamp = self._stamp()
         if stamp is None or stamp != self._seen or time.time_ns() >= self._first_expires:
-            self._kept = {path.stem: kept for path in self._paths() if (kept := self._look(path.stem))}
-            self._failures = [kept.record for kept in self._kept.values() if isinstance(kept.record, Loop)]
-            oldest = min((kept.written for kept in self._kept.values()), default=time.time_ns())
+            stored = [found for key in self._files.ids() if (found := self._look(key))]
+            self._failures = [found.value for found in stored if isinstance(found.value, Loop)]
+            oldest = min((found.written for found in stored), default=time.time_ns())
             self._first_expires = oldest + self._retention
-            self._seen = stamp if stamp is not None and _is_settled(stamp) else None
+            self._seen = stamp if stamp is not None and is_settled(stamp) else None
         return self._failures
 
-    def _look(self, conversation_id: str) -> _Kept | None:
-        """What is kept of one conversation, which is read only where it isn't what was read last."""
-        path = self._path(conversation_id)
-        with contextlib.suppress(OSError):  # what can't be read explains nothing, and `keep` tells of such disks
-            now = path.stat()
-            if self._is_expired(now.st_mtime_ns):
-                self.forget(conversation_id)
-                return None
-            known = self._kept.get(conversation_id)
-            if known and known.settled and (known.inode, known.written) == (now.st_ino, now.st_mtime_ns):
-                return known
-            return _Kept(_read(path), now.st_ino, now.st_mtime_ns, _is_settled(now.st_mtime_ns))
+    def _look(self, conversation_id: str) -> Stored[Record] | None:
+        """What is kept of one conversation, unless its time is over."""
+        with contextlib.suppress(OSError):  # what can't be read explains nothing, and `keep` logs such disks
+            stored = self._files.look(conversation_id)
+            if stored is None or not self._is_expired(stored.written):
+                return stored
+            self.forget(conversation_id)
         return None
 
     def _is_expired(self, written: int) -> bool:
@@ -154,20 +130,7 @@ class Records:
             return self._directory.stat().st_mtime_ns
         return None
 
-    def _paths(self) -> list[Path]:
-        return list(self._directory.glob("*.json")) if self._directory.is_dir() else []
 
-    def _path(self, conversation_id: str) -> Path:
-        return self._directory / f"{conversation_id}.json"
-
-
-def _is_settled(changed: int) -> bool:
-    return time.time_ns() - changed > _TICK
-
-
-def _read(path: Path) -> Record | None:
-    try:
-        return _RECORD.validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        _log.warning("Ignoring the record %s, which another version may have written: %s", path, error)
-        return None
+def _dump(record: Record) -> bytes:
+    """Without what must not be written down, or is of no use later."""
+    return record.model_dump_json(exclude={"session_key", "url", "urls"}).encode()

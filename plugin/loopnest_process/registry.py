@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from loopnest.files import SmallFiles
 from loopnest.models import Model, utcnow
 from loopnest.validation import ConversationId, is_conversation_id
 from loopnest_nested.dialects import Place
 from loopnest_process.child import Run
-
-_log = logging.getLogger(__name__)
-
 
 #: The states of a record in which its nested server should be alive, and has failed where it is not.
 WANTED_ALIVE: Final = frozenset({"running", "paused"})
@@ -63,41 +58,27 @@ class Registry:
 
     def __init__(self, directory: Path, workspaces: Path | None = None) -> None:
         self._directory, self._workspaces = directory, workspaces
+        self._files: SmallFiles[Record] = SmallFiles(directory, Record.model_validate_json, _dump, "{}/record.json")
 
     def all(self, conversation_ids: Iterable[str] | None = None) -> list[Record]:
         """All records, or those of ``conversation_ids`` that there are."""
         if conversation_ids is None:
-            conversation_ids = [path.name for path in self._directory.iterdir()] if self._directory.is_dir() else []
+            conversation_ids = self._files.ids()
         return [record for name in conversation_ids if (record := self.read(name))]
 
     def read(self, conversation_id: str) -> Record | None:
         """The record of a conversation; None where there is none."""
-        if not is_conversation_id(conversation_id):
-            return None
-        path = self._file(conversation_id)
-        try:
-            return Record.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError as error:
-            _log.warning("Ignoring %s, which another version may have written: %s", path, error)
-            return None
+        return self._files.get(conversation_id) if is_conversation_id(conversation_id) else None
 
     def write(self, record: Record) -> Record:
         """Keep ``record``, now."""
         record = record.model_copy(update={"changed_at": utcnow()})
-        path = self._file(record.conversation_id)
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.parent.mkdir(exist_ok=True, mode=0o700)
-        fresh = path.with_name(f".record-{secrets.token_hex(8)}")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(record.model_dump_json())
-        fresh.replace(path)
+        self._files.put(record.conversation_id, record)
         return record
 
     def remove(self, record: Record) -> None:
         """Forget the loop, and remove its workspace and all its files."""
-        self._file(record.conversation_id).unlink(missing_ok=True)
+        self._files.drop(record.conversation_id)
         for path in (self.directory(record.conversation_id), Path(self.place(record.conversation_id).workspace)):
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(path)
@@ -126,8 +107,9 @@ class Registry:
         """The current or last run of the loop's nested server."""
         return Run(self.directory(record.conversation_id), record.run) if record.run else None
 
-    def _file(self, conversation_id: str) -> Path:
-        return self.directory(conversation_id) / "record.json"
-
     def _mark(self, conversation_id: str) -> Path:
         return self.directory(conversation_id) / "closing"
+
+
+def _dump(record: Record) -> bytes:
+    return record.model_dump_json().encode()

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from loopnest import Loop, LoopFailed, LoopStatus, StartLoop, owner_of
 from loopnest import records as records_module
+from loopnest.files import SmallFiles
 from loopnest.records import Records, Removed, failed
 
 
@@ -61,8 +62,8 @@ def test_what_replaces_a_record_is_seen_at_once_and_by_others(records, tmp_path)
 def reads(monkeypatch):
     """The names of the files that are read."""
     names = []
-    read = records_module._read
-    monkeypatch.setattr(records_module, "_read", lambda path: names.append(path.name) or read(path))
+    read = SmallFiles._load_file
+    monkeypatch.setattr(SmallFiles, "_load_file", lambda files, path: names.append(path.name) or read(files, path))
     return names
 
 

@@ -6,17 +6,16 @@ nested server lists. Losing them loses summaries, never conversations: a loop th
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from loopnest.files import SmallFiles
 
 _log = logging.getLogger(__name__)
 
@@ -40,29 +39,15 @@ class Catalog:
     """The conversations of all loops, below ``directory``; replicas on one machine may share it."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._cache: dict[UUID, tuple[tuple[int, int], Entry]] = {}
+        self._files: SmallFiles[Entry] = SmallFiles(directory, _load, _dump)
 
     def get(self, conversation_id: UUID) -> Entry | None:
         """What was last seen of a conversation."""
-        path = self._path(conversation_id)
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            self._cache.pop(conversation_id, None)
-            return None
-        stamp = status.st_mtime_ns, status.st_ino  # two files written at once have the same time
-        cached = self._cache.get(conversation_id)
-        if cached is None or cached[0] != stamp:
-            entry = _read(path)
-            if entry is None:
-                return None
-            cached = self._cache[conversation_id] = (stamp, entry)
-        return cached[1]
+        return self._files.get(str(conversation_id))
 
     def all(self) -> dict[UUID, Entry]:
         """Everything that was ever seen and not forgotten."""
-        ids = [UUID(path.stem) for path in self._directory.glob("*.json")]
+        ids = map(UUID, self._files.ids())
         return {key: entry for key in ids if (entry := self.get(key))}
 
     def of(self, loop_id: str) -> set[UUID]:
@@ -85,35 +70,20 @@ class Catalog:
     def forget(self, conversation_ids: Iterable[UUID]) -> None:
         """Drop conversations that a client deleted."""
         for key in conversation_ids:
-            self._cache.pop(key, None)
-            with contextlib.suppress(FileNotFoundError):
-                self._path(key).unlink()
+            self._files.drop(str(key))
 
     def _put(self, conversation_id: UUID, entry: Entry) -> None:
         if self.get(conversation_id) == entry:
             return
-        content = json.dumps(vars(entry), ensure_ascii=False, allow_nan=False).encode()
         try:
-            self._write(self._path(conversation_id), content)
+            self._files.put(str(conversation_id), entry)
         except OSError as error:
             _log.warning("Can't keep what was seen of conversation %s: %s", conversation_id, error)
 
-    def _write(self, path: Path, content: bytes) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=self._directory, prefix=".")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).replace(path)
 
-    def _path(self, conversation_id: UUID) -> Path:
-        return self._directory / f"{conversation_id}.json"
+def _load(content: bytes) -> Entry:
+    return Entry(**json.loads(content))
 
 
-def _read(path: Path) -> Entry | None:
-    try:
-        return Entry(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        _log.warning("Ignoring the summary %s, which another version may have written: %s", path, error)
-        return None
+def _dump(entry: Entry) -> bytes:
+    return json.dumps(vars(entry), ensure_ascii=False, allow_nan=False).encode()
