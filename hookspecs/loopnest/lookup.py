@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TypeVar
 
 from loopnest.calls import Calls
-from loopnest.errors import LoopNotFound
+from loopnest.errors import LoopnestError, LoopNotFound, Reason
 from loopnest.models import Loop, LoopQuery, LoopStatus
 from loopnest.owners import Everyone, owns
 from loopnest.records import Records, Removed
@@ -56,6 +57,11 @@ class Lookup:
     def __init__(self, calls: Calls, starts: Starts, records: Records) -> None:
         self._calls, self._starts, self._records = calls, starts, records
         self._turns = Turns()
+        self._event_loop: asyncio.AbstractEventLoop | None = None
+
+    def open(self) -> None:
+        """Note the event loop that this belongs to from now on."""
+        self._event_loop = asyncio.get_running_loop()
 
     async def find(self, conversation_id: str, *, probe: bool = False) -> Known:
         """Look one loop up, without regard to its owner.
@@ -64,6 +70,7 @@ class Lookup:
             InvalidRequest: no conversation can have this id.
         """
         check_conversation_id(conversation_id)
+        self._check_event_loop()
         await self._turns.mine()
         loop = await self._calls.find_loop(conversation_id, probe=probe)
         record, start = self._records.get(conversation_id), self._starts.get(conversation_id)
@@ -73,6 +80,7 @@ class Lookup:
 
     async def list(self, query: LoopQuery) -> list[Loop]:
         """List the loops that were asked for, one for each conversation."""
+        self._check_event_loop()
         await self._turns.mine()
         listed = await self._calls.list_loops(query.model_copy(update={"statuses": None}))
         loops = {loop.conversation_id: loop for loop in listed}
@@ -81,6 +89,14 @@ class Lookup:
         for failure in self._records.failures(query.conversation_ids):
             loops[failure.conversation_id] = _with_record(failure, loops.get(failure.conversation_id))
         return query.select(loops.values())
+
+    def _check_event_loop(self) -> None:
+        if self._event_loop not in (None, asyncio.get_running_loop()):
+            raise LoopnestError(
+                "This LoopManager was opened in another event loop. Open one in each event loop, or call it through "
+                "'asyncio.run_coroutine_threadsafe'.",
+                reason=Reason.UNSUPPORTED,
+            )
 
 
 def _with_start(start: _Start, listed: Loop | None) -> Loop | _Start:

@@ -126,6 +126,7 @@ class LoopManager:
             hooks=self.plugins.hook,
             one_shot=self._one_shot,
         )
+        self._lookup.open()
         self._changes.open(self._calls.listeners())
         try:
             await self._calls.open(context)

@@ -7,14 +7,18 @@ through unread are left out of ``repr``. All times are timezone-aware and in UTC
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
 from loopnest.owners import NOBODY, Everyone, NonEmpty, UserScope, owner_of
 from loopnest.validation import ConversationId, VariableName
+
+#: A user and password within a URL.
+_USERINFO: Final = re.compile(r"//[^/?#]*@")
 
 
 def utcnow() -> datetime:
@@ -110,6 +114,11 @@ class Conversation(Model):
     branch: NonEmpty | None = None
     git_provider: str | None = None
     replay: JsonValue = Field(default=None, repr=False)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Leave a password in the URL of the repository out of logs and traces."""
+        for name, value in super().__repr_args__():
+            yield name, _USERINFO.sub("//**********@", value) if name == "repository" and value else value
 
 
 class StartLoop(Model):

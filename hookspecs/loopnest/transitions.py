@@ -8,7 +8,7 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from loopnest.calls import Calls
-from loopnest.errors import LoopFailed, LoopnestError, LoopNotFound, Reason
+from loopnest.errors import InvalidRequest, LoopFailed, LoopnestError, LoopNotFound, Reason
 from loopnest.lookup import Known, Lookup
 from loopnest.models import Closed, Loop, LoopStatus, Phase, StartLoop
 from loopnest.outcomes import Outcomes
@@ -101,16 +101,20 @@ class Transitions:
             if resume:
                 _check_resumable(known)
             if known.loop is not None and known.loop.status is LoopStatus.RUNNING:
-                return await self._call_start(request, known.loop)
+                return await self._call_start(request, known.loop, publish_refusal=False)
             self._outcomes.start_begins(request)
             loop = await self._call_start(request, known.loop)
             self._outcomes.publish(loop, Phase.READY)
             return loop
 
-    async def _call_start(self, request: StartLoop, known: Loop | None) -> Loop:
+    async def _call_start(self, request: StartLoop, known: Loop | None, *, publish_refusal: bool = True) -> Loop:
         try:
             loop = await self._calls.start_loop(request, known)
         except LoopNotFound:
+            raise
+        except InvalidRequest as error:
+            if publish_refusal:  # else the loop runs on as it was
+                self._outcomes.start_failed(request, error)
             raise
         except LoopnestError as error:
             self._outcomes.start_failed(request, error)

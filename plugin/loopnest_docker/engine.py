@@ -140,6 +140,7 @@ class Engine:
     def _client_for(self, version: str) -> docker.APIClient:
         timeout, threads = math.ceil(self._settings.timeout), self._settings.threads
         client = docker.APIClient(version=version, timeout=timeout, max_pool_size=threads, **self._options())
+        client.trust_env = False  # HTTP_PROXY and ~/.netrc are for what is elsewhere, as with the docker command
         client.hooks["response"] = [self._note_clock]
         self._connections.follow(client)
         return client

@@ -29,6 +29,7 @@ from loopnest_docker.network import Network
 from loopnest_docker.parts import Parts
 from loopnest_docker.settings import DockerSettings
 from loopnest_docker.view import View
+from loopnest_nested import variables
 from loopnest_nested.client import new_http_client, server_of
 from loopnest_nested.dialects import get_dialect
 
@@ -52,6 +53,7 @@ class DockerStrategy:
     async def open_strategy(self, context: HostContext) -> None:
         """Connect; nothing is asked of the engine yet, so that a host starts while its engine is down."""
         settings, engine = self._settings, Engine(self._settings.engine)
+        variables.check_settings(self._dialect, "loopnest.docker", settings)
         self._http = new_http_client()
         self._parts = Parts(
             settings=settings,
@@ -85,6 +87,7 @@ class DockerStrategy:
     @hookimpl
     async def start_loop(self, request: StartLoop) -> Loop:
         """Create, adopt or bring back the conversation's container, and make sure that it has the conversation."""
+        variables.check_request(self._dialect, request)
         return await self._lifecycle.start(request, request.owner)
 
     @hookimpl

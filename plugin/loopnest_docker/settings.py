@@ -6,7 +6,16 @@ import ipaddress
 import string
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    field_validator,
+)
 
 from loopnest.validation import VariableName
 
@@ -86,6 +95,14 @@ class Mount(Table):
         return _checked(source, {"conversation_id", "owner"})
 
 
+def _address(text: str) -> str:
+    """An IP address as the engine takes it: of a name, and of no address at all, it publishes at all addresses."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"must be an IP address, such as 127.0.0.1 or ::1, not {text!r}") from None
+
+
 class DockerSettings(Table):
     """Settings of the Docker-nested strategy. Sizes are bytes or text such as ``2GiB``; times are seconds.
 
@@ -117,7 +134,8 @@ class DockerSettings(Table):
         blocked_networks: destinations that loops may not reach, on a network of our own: by default the link-local
             range, where clouds serve credentials.
         firewall_image: an image with ``iptables``; None means the nested server's.
-        publish_address: where nested servers' ports are published.
+        publish_address: the IP address at which nested servers' ports are published; ``0.0.0.0`` or ``::`` publish them
+            at all addresses of the engine's machine.
         url_template: how the host reaches a nested server; may use ``{host}``, ``{port}`` (published) and
             ``{container_ip}``, ``{container_port}``, ``{container_name}``.
         cap_add: capabilities given back after all are dropped.
@@ -163,7 +181,7 @@ class DockerSettings(Table):
     host_access: bool | tuple[Port, ...] = False
     blocked_networks: tuple[str, ...] = ("169.254.0.0/16",)
     firewall_image: str | None = None
-    publish_address: str = "127.0.0.1"
+    publish_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
     url_template: str = "http://{host}:{port}"
 
     cap_add: tuple[str, ...] = ()

@@ -35,11 +35,11 @@ def new_stream_client(options: dict[str, Any], timeout: float) -> httpx.AsyncCli
     limits = httpx.Timeout(timeout, read=None)
     if url.startswith(_UNIX):
         transport = httpx.AsyncHTTPTransport(uds=url.removeprefix(_UNIX), verify=_NO_TLS)
-        return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=limits)
+        return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=limits, trust_env=False)
     if url.startswith("http://"):
-        return httpx.AsyncClient(base_url=url, verify=_NO_TLS, timeout=limits)
+        return httpx.AsyncClient(base_url=url, verify=_NO_TLS, timeout=limits, trust_env=False)
     if url.startswith("https://"):
-        return httpx.AsyncClient(base_url=url, verify=_context(tls), timeout=limits)
+        return httpx.AsyncClient(base_url=url, verify=_context(tls), timeout=limits, trust_env=False)
     raise EngineError(f"Events can't be followed over {url.partition(':')[0]}.")
 
 

@@ -175,12 +175,18 @@ class View:
         if port is None and "{port}" in self._settings.url_template:
             return None
         return self._settings.url_template.format(
-            host=self._settings.publish_address,
+            host=_host(self._settings.publish_address),
             port=port,
             container_ip=container.address,
             container_port=inside,
             container_name=container.name,
         )
+
+
+def _host(address: str) -> str:
+    """The host of a URL; of servers that are published at all addresses, the loopback one."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - compared, not bound
+    return f"[{address}]" if ":" in address else address
 
 
 _FOREIGN: Final = (

@@ -18,6 +18,7 @@ from loopnest import (
     hookimpl,
 )
 from loopnest.specs import HostContext
+from loopnest_nested import variables
 from loopnest_nested.client import new_http_client, server_of
 from loopnest_nested.dialects import get_dialect
 from loopnest_process import logs
@@ -53,6 +54,7 @@ class ProcessStrategy:
     @hookimpl
     async def open_strategy(self, context: HostContext) -> None:
         """Find the loops that run already, and say loudly what this is not."""
+        variables.check_settings(self._dialect, "loopnest.process", self._settings)
         _log.warning(NO_ISOLATION)
         directory = context.state_dir / "process"
         self._http = new_http_client()
@@ -80,6 +82,7 @@ class ProcessStrategy:
     @hookimpl
     async def start_loop(self, request: StartLoop) -> Loop:
         """Start, adopt or bring back the conversation's nested server, and make sure that it has the conversation."""
+        variables.check_request(self._dialect, request)
         record = await self._lifecycle.start(request, request.owner)
         self._watcher.watch(record)
         return self._view.loop(record)

@@ -803,3 +803,24 @@ async def test_an_override_redacts_what_the_strategy_delivers(opened):
         await begin(loops)
         await loops.send_event("c1", Message(text="use sk-abcdefgh1234 and ghp_abcdefgh1234"), ALICE)
     assert strategy.nests["c1"].events == [Message(text="use sk-[redacted] and ghp_[redacted]")]
+
+
+async def test_a_manager_refuses_to_work_in_another_event_loop(opened):
+    async with opened(Healthy()) as loops:
+        await begin(loops)
+        calls = [
+            lambda: loops.start_loop(start_request("c2"), ALICE),
+            lambda: loops.send_event("c1", HELLO, ALICE),
+            lambda: loops.close_session("c1", ALICE),
+            lambda: loops.pause_loop("c1", ALICE),
+            lambda: loops.get_loop("c1", ALICE),
+            lambda: loops.list_loops(LoopQuery(user_id=ALICE)),
+        ]
+
+        async def run(call):
+            return await call()
+
+        for call in calls:
+            with pytest.raises(LoopnestError, match="opened in another event loop"):
+                await asyncio.to_thread(asyncio.run, run(call))
+        assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.RUNNING

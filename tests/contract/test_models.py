@@ -10,6 +10,7 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from loopnest import (
     EVERYONE,
     NOBODY,
+    Conversation,
     Event,
     InvalidRequest,
     Llm,
@@ -151,3 +152,21 @@ def test_a_query_matches_what_it_asks_for(query, expected):
 def test_times_are_in_utc():
     starting = Loop(conversation_id="c1", status="starting")
     assert LoopChange(loop=starting, phase="booting").at.utcoffset().total_seconds() == 0
+
+
+@pytest.mark.parametrize(
+    ("repository", "shown"),
+    [
+        ("https://alice:hunter2@example.com/a/b", "https://**********@example.com/a/b"),
+        ("https://hunter2@example.com/a/b", "https://**********@example.com/a/b"),
+        ("ssh://alice:hunter@2@example.com/a/b", "ssh://**********@example.com/a/b"),
+        ("https://example.com/a@b", "https://example.com/a@b"),
+        ("a/b", "a/b"),
+        (None, "None"),
+    ],
+)
+def test_a_password_in_a_repository_is_not_shown(repository, shown):
+    request = StartLoop(conversation_id="c1", conversation=Conversation(repository=repository))
+    assert shown in repr(request)
+    assert "hunter" not in repr(request)
+    assert "hunter" not in str(request)

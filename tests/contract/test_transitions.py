@@ -8,6 +8,7 @@ import pytest
 
 from loopnest import (
     Closed,
+    InvalidRequest,
     Loop,
     LoopFailed,
     LoopNotFound,
@@ -112,6 +113,23 @@ async def test_a_failed_loop_refuses_an_event_with_its_exit_code(opened):
         with pytest.raises(LoopFailed, match="It ended") as caught:
             await loops.send_event("c1", HELLO, ALICE)
         assert caught.value.exit_code == 3
+
+
+async def test_a_refused_request_fails_no_loop_that_runs(opened):
+    class Refuses(Healthy):
+        @hookimpl
+        def start_loop(self, request):
+            if request.tags:
+                raise InvalidRequest("'tags' can't be kept.")
+            return super().start_loop(request)
+
+    listener = Listener()
+    async with opened(Refuses(), listener) as loops:
+        await begin(loops)
+        with pytest.raises(InvalidRequest):
+            await loops.start_loop(start_request("c1", tags={"a": "b"}), ALICE)
+        assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.RUNNING
+    assert [change.phase for change in listener.heard] == ["requested", "ready"]
 
 
 # --- closes -----------------------------------------------------------------------------------------------------------

@@ -183,6 +183,14 @@ async def test_events_come_over_each_kind_of_connection(serve, fake, kind):
         assert fake.requests[1].startswith("/v1.41/events?filters=")
 
 
+async def test_proxies_are_not_for_the_engine(serve, fake, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with serve("tcp") as url, listening(url) as heard:
+        await heard.until_alive()
+        assert (await heard.engine.call("version", api_version=False))["ApiVersion"] == "1.41"
+
+
 async def test_a_certificate_that_is_not_trusted_is_refused(serve, fake, monkeypatch, caplog):
     caplog.set_level("DEBUG", "loopnest_docker")
     async with serve("tls") as url:

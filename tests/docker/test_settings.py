@@ -31,6 +31,8 @@ def test_sizes_are_read_as_people_write_them():
         ({"host_access": [0]}, "host_access: "),
         ({"environment": {"a.b": "x"}}, "environment: 'a.b' is no name of a variable: use letters"),
         ({"secret_environment": {"a.b": "x"}}, "secret_environment: 'a.b' is no name of a variable"),
+        ({"publish_address": "localhost"}, "publish_address: Value error, must be an IP address"),
+        ({"publish_address": ""}, "publish_address: Value error, must be an IP address"),
         ({"pull_policy": "sometimes"}, "pull_policy: Input should be 'missing', 'always' or 'never'"),
     ],
 )

@@ -179,3 +179,11 @@ async def test_a_host_with_another_secret_sees_the_loop_but_not_its_key(open_man
     [loop] = await other.list_loops()
     assert (loop.reason, loop.session_key, loop.url) == ("foreign-secret", None, None)
     assert (await other.close_session("c1")).exit_code is not None
+
+
+async def test_a_server_is_published_at_an_ipv6_address(open_manager, engine, containers):
+    manager = await open_manager(publish_address="::1")
+    loop = await manager.start_loop(StartLoop(conversation_id="c1"))
+    assert str(loop.url).startswith("http://[::1]:")
+    [published] = engine.port(containers()[0]["Id"], 8000)
+    assert published["HostIp"] == "::1"

@@ -17,6 +17,8 @@ import pytest
 from pydantic import SecretStr
 
 from loopnest import (
+    ConfigurationError,
+    InvalidRequest,
     LoopFailed,
     LoopManager,
     LoopnestSettings,
@@ -482,3 +484,18 @@ def test_the_strategy_s_files_are_where_the_readme_says(tmp_path):
     registry = Registry(tmp_path)
     assert registry.place("c1").workspace == str(tmp_path / "c1" / "workspace")
     assert Registry(tmp_path, Path("/work")).place("c1").workspace == "/work/c1"
+
+
+async def test_a_request_that_replaces_a_key_is_refused(opened):
+    async with opened() as loops:
+        taken = start_request("c1", environment={"OH_SESSION_API_KEYS_0": SecretStr("mine")})
+        with pytest.raises(InvalidRequest, match=r"'environment\.OH_SESSION_API_KEYS_0' can't be set"):
+            await loops.start_loop(taken, ALICE)
+        assert (await loops.get_loop("c1", ALICE)).reason == Reason.INVALID_REQUEST
+
+
+@pytest.mark.parametrize("key", ["environment", "secret_environment"])
+async def test_settings_that_replace_a_key_stop_the_host(opened, key):
+    with pytest.raises(ConfigurationError, match=rf"'loopnest\.process\.{key}\.OH_SECRET_KEY' can't be set"):
+        async with opened(**{key: {"OH_SECRET_KEY": "mine"}}):
+            pass
