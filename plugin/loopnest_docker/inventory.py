@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from loopnest import EngineError
 from loopnest.deadline import limited
 from loopnest_docker import facts as container_facts
 from loopnest_docker import naming
@@ -53,6 +54,7 @@ class Inventory:
         self._gaps = 0
         self._listed_at = float("-inf")
         self._began = float("-inf")  # of the last full listing that succeeded, even if a gap made it worthless since
+        self._failure: tuple[float, EngineError] | None = None  # of the last look that failed, and when it did
         self._lock = asyncio.Lock()
         self._deaths: dict[str, asyncio.Event] = {}
         self._stream = EventStream(engine, self._label, self._on_event, self._on_gap)
@@ -73,8 +75,8 @@ class Inventory:
     async def all(self) -> Mapping[str, Facts]:
         """The containers by id, as fresh as the engine's last event.
 
-        Whoever asks while others wait for a listing shares the next one with all who asked before it began: where
-        there is no stream, one listing after another would make each wait for all before him.
+        Callers that wait at the same time share the next listing, or its failure. Otherwise, where there is no stream,
+        each would wait for the listings of all callers before it.
 
         Raises:
             EngineError: the cache can't be used, and the engine does not answer.
@@ -82,11 +84,22 @@ class Inventory:
         asked, touches = time.monotonic(), self._touches
         if self._needs_listing() or self._looked < touches:
             async with self._lock:
-                if self._needs_listing() and self._began < asked:
-                    await self._list_all()
-                elif self._looked < touches:
-                    await self._list_some()
+                await self._look(asked, touches)
         return self._containers
+
+    async def _look(self, asked: float, touches: int) -> None:
+        """Ask the engine for what a caller that came at ``asked``, after so many touches, must see."""
+        if self._failure and self._failure[0] >= asked:  # while this caller waited: an engine that hangs hangs once
+            error = self._failure[1]
+            raise EngineError(error.message, reason=error.reason) from error
+        try:
+            if self._needs_listing() and self._began < asked:
+                await self._list_all()
+            elif self._looked < touches:
+                await self._list_some()
+        except EngineError as error:
+            self._failure = time.monotonic(), error
+            raise
 
     async def of(self, conversation_id: str) -> list[Facts]:
         """The containers of a conversation, whoever owns it, oldest first: at most one, but for races."""

@@ -7,6 +7,7 @@ import asyncio
 
 import pytest
 
+from loopnest import EngineError, Reason
 from loopnest_docker import inventory as module
 from loopnest_docker import naming
 from loopnest_docker.events import EngineEvent
@@ -88,3 +89,27 @@ async def test_listings_that_nothing_disturbed_are_kept(inventory):
     inventory._engine.asked.clear()
     await inventory.all()
     assert not inventory._engine.asked.is_set()
+
+
+async def test_callers_share_the_failure_of_an_engine_that_hangs(inventory):
+    engine, calls = inventory._engine, []
+
+    async def hang(method, **_):
+        calls.append(method)
+        await asyncio.sleep(0.2)
+        raise EngineError("silent", reason=Reason.ENGINE_TIMEOUT)
+
+    inventory._stream.alive = False
+    answers, engine.call = engine.call, hang
+    first = [asyncio.ensure_future(inventory.all()) for _ in range(5)]
+    await asyncio.sleep(0.05)  # the others come while the first call hangs
+    failed = await asyncio.gather(*first, *(inventory.all() for _ in range(5)), return_exceptions=True)
+    assert {(type(error), error.message, error.reason) for error in failed} == {
+        (EngineError, "silent", "engine-timeout")
+    }
+    assert len(calls) == 1
+    with pytest.raises(EngineError):
+        await inventory.all()
+    assert len(calls) == 2  # a later caller has the engine asked again
+    engine.call = answers
+    assert await state_in(inventory) == "running"
