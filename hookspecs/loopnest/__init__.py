@@ -1,6 +1,7 @@
 """The contract between agent servers and strategies that run their agent loops."""
 
-from loopnest.asyncpluggy import AsyncPluginManager
+from loopnest._markers import CONTRACT_VERSION, async_wrapper, hookimpl, hookspec
+from loopnest._pluggy import AsyncPluginManager
 from loopnest.errors import (
     AmbiguousPlugin,
     BrokenPlugin,
@@ -18,7 +19,6 @@ from loopnest.errors import (
     UnknownPlugin,
 )
 from loopnest.manager import LoopManager
-from loopnest.markers import CONTRACT_VERSION, async_wrapper, hookimpl, hookspec
 from loopnest.models import (
     Closed,
     Control,

@@ -18,8 +18,8 @@ class Uses:
     """The last use of each loop: the modification time of an empty file of its own below ``directory``.
 
     Replicas that share the directory see each other's uses, and a restarted host those before its restart. What this
-    process knows itself counts as well, by a clock that nobody sets. It is all there is while the directory can't be
-    read or written, which is logged.
+    process knows itself counts as well, by the monotonic clock; nothing else does while the directory can't be read
+    or written, which is logged.
 
     Args:
         interval: seconds within which further uses of a loop are not written again.

@@ -9,7 +9,7 @@
     │   ├── BrokenPlugin            the plugin failed to import or to be built
     │   └── IllFittingPlugin        the plugin does not fit the hook specifications
     ├── InvalidRequest              an argument is malformed; nothing was done
-    ├── LoopNotFound                no such loop, or it belongs to somebody else: the two look alike
+    ├── LoopNotFound                no such loop, or another user owns it: the two look alike
     ├── QuotaExceeded               the user has as many loops as the configuration allows
     ├── LoopFailed                  the loop could not be started, or died
     ├── EngineError                 the engine could not be asked, or refused
@@ -110,7 +110,7 @@ class InvalidRequest(LoopnestError):
 
 
 class LoopNotFound(LoopnestError):
-    """The loop does not exist, or the user does not own it; which of the two is never told."""
+    """The loop does not exist, or the user does not own it; the error never says which."""
 
     reason = Reason.NOT_FOUND
 

@@ -42,8 +42,7 @@ class IdleKeeper:
         after: seconds without use, the same in all replicas; None never stops a loop.
         is_busy: whether the loop's agent works, asked before a loop is stopped; by default from `Loop.agent_status`.
             It must not change anything. A loop whose nested server does not answer counts as busy.
-        idle_time: for how many seconds a loop was not used, as it says itself; asked if it is not busy. By default,
-            loops say nothing.
+        idle_time: seconds since the last use, as the loop's nested server gives it; called if the loop is not busy.
         stop: stops a loop; by default `LoopManager.close_session`.
     """
 

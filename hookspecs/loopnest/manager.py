@@ -15,11 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from weakref import WeakValueDictionary
 
-from loopnest.asyncpluggy import AsyncPluginManager
-from loopnest.calls import Calls
-from loopnest.changes import Changes
+from loopnest._hooks import Calls
+from loopnest._journal import Changes, Outcomes, Records
+from loopnest._lookup import Known, Lookup
+from loopnest._pluggy import AsyncPluginManager
+from loopnest._starts import Starts, join
+from loopnest._transitions import Transitions
 from loopnest.errors import LoopFailed, LoopNotFound, Reason
-from loopnest.lookup import Known, Lookup
 from loopnest.models import (
     Closed,
     Control,
@@ -32,15 +34,11 @@ from loopnest.models import (
     LoopStatus,
     StartLoop,
 )
-from loopnest.outcomes import Outcomes
 from loopnest.owners import Everyone, new_owner, owns
-from loopnest.records import Records
 from loopnest.secret import host_secret
 from loopnest.selection import new_plugin_manager, register, require_strategy, select
 from loopnest.settings import Configuration, LoopnestSettings
 from loopnest.specs import HostContext
-from loopnest.starts import Starts, join
-from loopnest.transitions import Transitions
 
 UserId = str | Everyone | None
 

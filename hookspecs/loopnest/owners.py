@@ -24,7 +24,7 @@ class Everyone(enum.Enum):
     EVERYONE = "everyone"
 
 
-#: For operators (the command line, the keeper): act whoever owns the loop. A host that serves people never passes it.
+#: For operators (the command line, the keeper): act on loops of any owner. A host that serves users never passes it.
 EVERYONE: Final = Everyone.EVERYONE
 #: A user id as the host authenticated it; None on hosts without users; `EVERYONE` for operators.
 UserScope = NonEmpty | Annotated[Everyone, Field(strict=True)] | None

@@ -15,9 +15,9 @@ from importlib_metadata import EntryPoint, EntryPoints, entry_points
 from pydantic import BaseModel
 
 from loopnest import specs
-from loopnest.asyncpluggy import AsyncPluginManager
+from loopnest._markers import CONTRACT_VERSION, ENTRY_POINT_GROUP, PROJECT, hookimpl
+from loopnest._pluggy import AsyncPluginManager
 from loopnest.errors import AmbiguousPlugin, BrokenPlugin, ConfigurationError, IllFittingPlugin, UnknownPlugin
-from loopnest.markers import CONTRACT_VERSION, ENTRY_POINT_GROUP, PROJECT, hookimpl
 from loopnest.models import Loop
 from loopnest.settings import Configuration, LoopnestSettings, did_you_mean
 
@@ -171,7 +171,7 @@ def _check_pending(manager: AsyncPluginManager) -> None:
     except pluggy.PluginValidationError as error:
         name = manager.get_name(error.plugin)
         raise IllFittingPlugin(
-            f"Loop plugin {name!r} implements a hook that nobody specifies: {error}. Check its spelling; if another "
+            f"Loop plugin {name!r} implements a hook that is not specified: {error}. Check its spelling; if another "
             f"plugin specifies it, name that plugin too, or mark it optionalhook=True."
         ) from error
 

@@ -33,7 +33,7 @@ PREFIX: Final = "LOOPNEST_"
 SHORTEST_SECRET: Final = 16
 #: Variables that are no keys of the table.
 _RESERVED: Final = frozenset({"LOOPNEST_CONFIG", "LOOPNEST_TRACE"})
-#: Begins the variables that tests are told things by.
+#: The prefix of variables for the tests.
 _TESTS: Final = "LOOPNEST_TEST_"
 _M = TypeVar("_M", bound=BaseModel)
 

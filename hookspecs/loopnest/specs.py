@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from loopnest.markers import hookspec
+from loopnest._markers import hookspec
 from loopnest.models import Closed, Delivery, Finding, Loop, LoopChange, LoopQuery, StartLoop
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class HostContext:
         namespace: separates hosts that share an engine; hosts with one namespace are replicas of each other.
         secret: the host's secret, from which session keys are derived; the same for all replicas.
         state_dir: where small files of this namespace may be kept.
-        emit: reports a change of a loop to everybody.
+        emit: publishes a change of a loop.
         one_shot: the host ends after a few calls, as the command line does: no work in the background is wanted.
         hooks: to call hooks that the strategy itself specifies (see `Specs` in the documentation of plugins).
     """
@@ -235,7 +235,7 @@ async def close_strategy() -> None:
 
 @hookspec
 async def loop_changed(change: LoopChange) -> None:
-    """A loop changed. Called on every plugin, in order for each conversation; errors are logged and go nowhere.
+    """A loop changed. Called on every plugin, in order for each conversation; errors are logged.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""What is installed in the entry-point group, and what each plugin is used for; for people who look for a mistake.
+"""What is installed in the entry-point group, and what each plugin is used for; for ``loopnest plugins`` and doctor.
 
 Unlike `loopnest.selection`, which imports only what the configuration names, this imports everything, each in a guarded
 way: one broken package does not hide the others, and nothing it does on import ends the survey.
@@ -25,7 +25,7 @@ class SurveyedPlugin(Model):
 
     Attributes:
         name: of the entry point.
-        distribution: that offers it, and its ``version``; None where nobody does.
+        distribution: that offers it, and its ``version``; None where none does.
         module: what the entry point names, ``module:attribute``.
         hooks: that it implements, sorted; empty where it can't be imported.
         role: what the configuration makes of it.
@@ -99,7 +99,7 @@ def _look(point: EntryPoint) -> _Look:
 
 
 def _note_hooks(look: _Look, plugin: object) -> None:
-    """Register ``plugin``, a class as it is, where nobody calls it: that finds its hooks, and whether they fit."""
+    """Register ``plugin``, a class as it is, to find its hooks and whether they fit; no hook is called."""
     manager = new_plugin_manager()
     try:
         register(manager, plugin, look.point.name, source_of(look.point))
@@ -114,7 +114,7 @@ def _note_hooks(look: _Look, plugin: object) -> None:
 def _judged(look: _Look, specified: set[str], rank: int | None, configuration: Configuration) -> SurveyedPlugin:
     distribution = look.point.dist
     unknown = sorted(name for name, optional in look.hooks.items() if not optional and name not in specified)
-    problem = f"It implements hooks that nobody specifies: {', '.join(unknown)}." if unknown else None
+    problem = f"It implements hooks that are not specified: {', '.join(unknown)}." if unknown else None
     plugin = SurveyedPlugin(
         name=look.point.name,
         distribution=distribution.name if distribution else None,

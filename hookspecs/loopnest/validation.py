@@ -1,4 +1,4 @@
-"""What may be given to loopnest, and what is said where it may not."""
+"""What callers may pass to loopnest, and the errors for what they may not."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ VariableName = Annotated[str, AfterValidator(_named_like_a_variable)]
 
 
 def made(model: type[_M], /, **values: Any) -> _M:
-    """Build a model of the contract from what somebody gave.
+    """Build a model of the contract from a caller's values.
 
     Raises:
         InvalidRequest: names what is wrong with which field.

@@ -32,7 +32,7 @@ from loopnest import (
     Reason,
     StartLoop,
 )
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest.selection import installed
 from loopnest.settings import Configuration
 from loopnest_cli.demo_stage import NAMESPACE, Stage, stage

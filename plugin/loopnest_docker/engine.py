@@ -27,7 +27,7 @@ from docker.errors import APIError, DockerException
 
 import docker
 from loopnest import EngineError, Reason
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest.models import utcnow
 from loopnest_docker.connections import Connections
 from loopnest_docker.settings import Engine as EngineSettings

@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 
 from loopnest import EngineError
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest_docker.engine import Engine
 
 _log = logging.getLogger(__name__)

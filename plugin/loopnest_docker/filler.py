@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from loopnest import LoopFailed, LoopnestError, NestedError, Reason
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest_docker import naming, pool
 from loopnest_docker.boot import ContainerUnit
 from loopnest_docker.container import ContainerSpec

@@ -10,7 +10,7 @@ import asyncio
 from typing import Final
 
 from loopnest import LoopFailed, NestedError, Reason
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest_docker.container import place_of
 from loopnest_docker.contents import has_entries
 from loopnest_docker.facts import Facts

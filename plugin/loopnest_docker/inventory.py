@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from loopnest import EngineError
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest_docker import facts as container_facts
 from loopnest_docker import naming
 from loopnest_docker.engine import Engine

@@ -10,7 +10,7 @@ from typing import Any, Final
 import httpx
 
 from loopnest import EngineError, Loop, LoopStatus, NestedError, Reason
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest.specs import HostContext
 from loopnest_docker import naming
 from loopnest_docker.engine import Engine, NotOnEngine

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from loopnest import LoopFailed, NestedError, Reason
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest_nested.readiness import until_alive
 
 

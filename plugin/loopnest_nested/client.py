@@ -16,8 +16,7 @@ import httpx
 from pydantic import JsonValue, SecretStr
 
 from loopnest import Loop, LoopFailed, NestedError, Reason
-from loopnest.deadline import limited
-from loopnest.turns import Turns
+from loopnest.aio import Turns, limited
 from loopnest_nested.pools import PoolPerServer
 from loopnest_nested.redaction import redacted
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from loopnest import NestedError
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest_nested.client import NestedServer
 from loopnest_nested.dialects import Dialect
 

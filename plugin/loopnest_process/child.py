@@ -19,7 +19,7 @@ from typing import Final
 
 import psutil
 
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest_process.locks import locked, unheld
 
 #: Names the run in the environment of all its processes, to find those that outlive it.

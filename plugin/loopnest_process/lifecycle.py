@@ -11,7 +11,7 @@ import contextlib
 from typing import Final
 
 from loopnest import Closed, Loop, LoopFailed, LoopNotFound, LoopStatus, Reason, StartLoop
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest_nested import session_keys
 from loopnest_nested.ending import was_killed
 from loopnest_nested.quiescing import UNREACHABLE, quiesce

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from loopnest import Loop, LoopStatus, NestedError, Reason
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest_nested.ending import Ending, ending
 from loopnest_process.child import Run
 from loopnest_process.parts import Parts

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from loopnest import LoopManager, LoopnestSettings, deadline
+from loopnest import LoopManager, LoopnestSettings, aio
 
 
 @pytest.fixture
@@ -31,4 +31,4 @@ def opened(settings) -> Callable[..., AbstractAsyncContextManager[LoopManager]]:
 @pytest.fixture
 def impatient(monkeypatch):
     """Plugins get no time to clean up after their cancellation."""
-    monkeypatch.setattr(deadline, "GRACE", 0.01)
+    monkeypatch.setattr(aio, "GRACE", 0.01)

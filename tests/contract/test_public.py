@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,31 @@ def test_the_contract_imports_nothing_of_engines_and_hosts():
     modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     strangers = {"docker", "httpx", "openhands", "pytest", "typer", "psutil", "loopnest_docker", "loopnest_nested"}
     assert strangers.isdisjoint(module.partition(".")[0] for module in modules)
+
+
+def test_every_public_module_is_documented_and_no_other():
+    guide = (TESTS.parent / "docs" / "plugins.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| (`loopnest\.[^|]*) \|", guide, re.MULTILINE))
+    names = {name for row in documented for name in re.findall(r"`loopnest\.(\w+)`", row)}
+    directory = Path(inspect.getfile(loopnest)).parent
+    assert names == {path.stem for path in directory.iterdir() if not path.name.startswith(("_", "."))}
+
+
+def test_plugins_and_examples_import_what_is_public():
+    sources = [*(TESTS.parent / "plugin").rglob("*.py"), *(TESTS / "third_party").rglob("*.py")]
+    private = {
+        f"{path.relative_to(TESTS.parent)}: {module}"
+        for path in sources
+        for module in _imported(ast.parse(path.read_text(encoding="utf-8")))
+        if module.startswith("loopnest.") and any(part.startswith("_") for part in module.split("."))
+    }
+    assert len(sources) > 100
+    assert private == set()
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -164,7 +164,7 @@ def test_a_misspelt_hook_is_reported(site, warm, configured):
     source = "from loopnest import hookimpl\n@hookimpl\ndef send_events(event): ..."
     site("typo", "1", {"typo": "typo_events"}, typo_events=source)
     text = message(IllFittingPlugin, configured, 'strategy = "warm"\noverrides = ["typo"]')
-    assert "Loop plugin 'typo' implements a hook that nobody specifies" in text
+    assert "Loop plugin 'typo' implements a hook that is not specified" in text
     assert "send_events" in text
 
 

@@ -115,7 +115,7 @@ def test_a_hook_that_nobody_specifies_is_a_problem_unless_it_is_optional(offer):
     source = "from loopnest import hookimpl\nclass Strategy:\n    @hookimpl{}\n    def retune(self, engine): ...\n"
     offer("eager", source.format(""))
     offer("easy", source.format("(optionalhook=True)"))
-    assert surveyed()["eager"].problem == "It implements hooks that nobody specifies: retune."
+    assert surveyed()["eager"].problem == "It implements hooks that are not specified: retune."
     assert surveyed()["easy"].problem is None
 
 

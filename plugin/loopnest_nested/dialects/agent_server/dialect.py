@@ -12,7 +12,7 @@ import tenacity
 from pydantic import JsonValue, SecretStr
 
 from loopnest import Control, Conversation, Event, NestedError, RawEvent, Reason, StartLoop
-from loopnest.deadline import limited
+from loopnest.aio import limited
 from loopnest_nested.client import NestedServer
 from loopnest_nested.dialects import Place
 from loopnest_nested.dialects.agent_server import history

@@ -7,13 +7,13 @@ import logging
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
-from loopnest.calls import Calls
+from loopnest._hooks import Calls
+from loopnest._journal import Outcomes
+from loopnest._lookup import Known, Lookup
+from loopnest._starts import Starts
 from loopnest.errors import InvalidRequest, LoopFailed, LoopnestError, LoopNotFound, Reason
-from loopnest.lookup import Known, Lookup
 from loopnest.models import Closed, Loop, LoopStatus, Phase, StartLoop
-from loopnest.outcomes import Outcomes
 from loopnest.owners import Everyone
-from loopnest.starts import Starts
 
 _log = logging.getLogger(__name__)
 _UP = (LoopStatus.STARTING, LoopStatus.RUNNING, LoopStatus.PAUSED)

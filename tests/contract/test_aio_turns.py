@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from loopnest.turns import Turns
+from loopnest.aio import Turns
 
 
 async def test_one_goes_on_at_each_turn_of_the_event_loop_in_the_order_of_coming():

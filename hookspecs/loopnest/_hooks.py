@@ -7,9 +7,9 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
-from loopnest.asyncpluggy import AsyncPluginManager
-from loopnest.changes import Listener
-from loopnest.deadline import Overdue, within
+from loopnest._journal import Listener
+from loopnest._pluggy import AsyncPluginManager
+from loopnest.aio import Overdue, within
 from loopnest.errors import HookTimeout, LoopnestError, Reason
 from loopnest.models import Closed, Delivery, Event, Finding, Loop, LoopChange, LoopQuery, StartLoop
 from loopnest.owners import EVERYONE
@@ -22,7 +22,7 @@ _Caller = Callable[..., Awaitable[Any]]
 
 
 class Calls:
-    """Calls hooks; each method raises HookTimeout, and LoopnestError (``no-answer``) where nobody answers."""
+    """Calls hooks; each method raises HookTimeout, and LoopnestError (``no-answer``) where no plugin answers."""
 
     def __init__(self, plugins: AsyncPluginManager, settings: LoopnestSettings) -> None:
         self._plugins, self._hook = plugins, plugins.hook

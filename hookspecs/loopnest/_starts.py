@@ -20,9 +20,9 @@ class _Start:
 
 
 class Starts:
-    """Shares one running start among all who ask for the same conversation.
+    """Shares one running start among all callers for the same conversation.
 
-    A caller that goes away does not end the start, as others may wait for it too; `cancel` does.
+    A caller that is cancelled does not end the start, as others may wait for it too; `cancel` does.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Starts:
     def _ended(self, conversation_id: str, task: asyncio.Task[Loop]) -> None:
         del self._running[conversation_id]
         if not task.cancelled():
-            task.exception()  # retrieved: with wait=False nobody else may, and the failure was reported already
+            task.exception()  # retrieved: with wait=False no caller does, and the failure was published
 
     @staticmethod
     def _as_loop(conversation_id: str, start: _Start) -> Loop:

@@ -1,4 +1,4 @@
-"""Finding loops: those of the plugins, the starts that go on here, and what became of loops that are gone."""
+"""Looking loops up: those of the plugins, the starts that go on here, and the records of loops that are gone."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 from dataclasses import dataclass
 from typing import TypeVar
 
-from loopnest.calls import Calls
+from loopnest._hooks import Calls
+from loopnest._journal import Records, Removed
+from loopnest._starts import Starts
+from loopnest.aio import Turns
 from loopnest.errors import LoopnestError, LoopNotFound, Reason
 from loopnest.models import Loop, LoopQuery, LoopStatus
 from loopnest.owners import Everyone, owns
-from loopnest.records import Records, Removed
-from loopnest.starts import Starts
-from loopnest.turns import Turns
 from loopnest.validation import check_conversation_id
 
 _Start = TypeVar("_Start", Loop, Loop | None)
@@ -25,7 +25,7 @@ class Known:
 
     Attributes:
         loop: as the plugins see it; None where they have none.
-        shown: as users see it: with the start that goes on here, or with the reason that was kept.
+        shown: as users see it: with the start that goes on here, or with the reason of a record.
         removed: that it was removed, where neither of the two is there.
     """
 

@@ -10,9 +10,9 @@ import pytest
 from pydantic import SecretStr
 
 from loopnest import Loop, LoopFailed, LoopStatus, StartLoop, owner_of
-from loopnest import records as records_module
+from loopnest import _journal as records_module
+from loopnest._journal import Records, Removed, failed
 from loopnest.files import SmallFiles
-from loopnest.records import Records, Removed, failed
 
 
 def loop(conversation_id="c1", **facts):
@@ -170,7 +170,7 @@ def test_a_disk_that_takes_no_records_costs_explanations_only(tmp_path, caplog):
     records.keep(loop())
     records.forget("c1")
     assert (records.failures(None), records.failures(["c1"])) == ([], [])
-    assert "Can't keep what became of loop c1" in caplog.text
+    assert "The record of loop c1 can't be written" in caplog.text
 
 
 def test_a_failed_start_is_recorded_with_all_that_explains_it():

@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from loopnest import Loop, LoopChange, LoopStatus, Phase
-from loopnest.changes import Changes
+from loopnest._journal import Changes
 
 
 def change(phase=Phase.BOOTING, conversation_id="c1", message=None):
@@ -94,7 +94,7 @@ async def test_a_listener_that_hangs_costs_the_others_nothing(hasty, caplog):
         hasty.emit(change())
     await fine.until(3)
     await asyncio.wait_for(hasty.aclose(), 30)
-    assert "loopnest-changes-hangs: not all changes were told in time" in caplog.text
+    assert "loopnest-changes-hangs: not all changes could be delivered in time" in caplog.text
 
 
 async def test_a_listener_that_hangs_on_one_change_hears_the_next(hasty):

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from loopnest.deadline import Overdue, within
+from loopnest.aio import Overdue, within
 
 
 async def test_an_answer_in_time_is_given():

@@ -6,7 +6,7 @@ from typing import Final
 
 import pluggy
 
-from loopnest.asyncpluggy import async_wrapper
+from loopnest._pluggy import async_wrapper
 
 __all__ = ["CONTRACT_VERSION", "ENTRY_POINT_GROUP", "PROJECT", "async_wrapper", "hookimpl", "hookspec"]
 
