@@ -1,6 +1,7 @@
 """The contract between agent servers and strategies that run their agent loops."""
 
 from loopnest.asyncpluggy import AsyncPluginManager
+from loopnest.capabilities import Capability
 from loopnest.errors import (
     AmbiguousPlugin,
     BrokenPlugin,
@@ -49,6 +50,7 @@ __all__ = [
     "AmbiguousPlugin",
     "AsyncPluginManager",
     "BrokenPlugin",
+    "Capability",
     "Closed",
     "ConfigurationError",
     "Control",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import mutants_capabilities  # noqa: F401 - fills CAUGHT_BY
 from .mutants import CAUGHT_BY
 from .test_conformance import TestInMemory
 

@@ -14,7 +14,8 @@ from in_memory_loops import NESTS
 from loopnest import LoopManager, StartLoop
 from loopnest.testing import StrategyConformance
 
-from .doubles import Healthy, Pausable
+from . import mutants_capabilities  # noqa: F401 - fills CAUGHT_BY
+from .doubles import Alone, Healthy, Pausable
 from .mutants import CAUGHT_BY
 
 
@@ -35,6 +36,10 @@ class TestInMemory(StrategyConformance):
 
 class TestPausable(TestInMemory):
     strategy = Pausable
+
+
+class TestWithoutCapabilities(TestInMemory):
+    strategy = Alone
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,11 @@ Each test starts loops of its own, and removes them afterwards. See `Harness` fo
 
 import pytest
 
-_MODULES = ("access", "closing", "hosts", "pausing", "starts")
+_MODULES = ("access", "capabilities", "closing", "hosts", "pausing", "starts")
 pytest.register_assert_rewrite(*(f"loopnest.testing.{name}" for name in _MODULES))
 
 from loopnest.testing.access import AccessTests  # noqa: E402 - after its assertions are made to speak
+from loopnest.testing.capabilities import CapabilityTests  # noqa: E402
 from loopnest.testing.closing import ClosingTests  # noqa: E402
 from loopnest.testing.harness import Harness, said  # noqa: E402
 from loopnest.testing.hosts import HostTests  # noqa: E402
@@ -30,5 +31,5 @@ from loopnest.testing.starts import StartTests  # noqa: E402
 __all__ = ["Harness", "StrategyConformance", "said"]
 
 
-class StrategyConformance(StartTests, AccessTests, ClosingTests, HostTests, PauseTests):
+class StrategyConformance(StartTests, AccessTests, ClosingTests, HostTests, PauseTests, CapabilityTests):
     """Subclass it, name the subclass ``Test...``, and give `new_manager` and `received`."""

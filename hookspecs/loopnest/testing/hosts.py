@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+
+from loopnest.capabilities import Capability
 from loopnest.manager import LoopManager
 from loopnest.models import LoopStatus
 from loopnest.owners import owner_of
-from loopnest.testing.harness import ALICE, Harness, NewManager, place_of, said
+from loopnest.testing.harness import ALICE, Harness, NewManager, opened, place_of, said
+from loopnest.testing.profile import needs
 
 
 class HostTests(Harness):
-    """Loops outlive their host, and every host sees the same ones."""
+    """Changes are published once; loops outlive their host, and hosts share them, where the strategy declares it."""
 
     async def test_changes_are_told_in_order_and_without_gaps(self, loops: LoopManager, cid: str) -> None:
         async with loops.watch() as changes:
@@ -26,6 +30,7 @@ class HostTests(Harness):
         once = [LoopStatus.STARTING, LoopStatus.RUNNING]
         assert shortened == [*once, LoopStatus.STOPPED, *once, None]
 
+    @needs(Capability.SHARED)
     async def test_another_host_sees_and_drives_the_same_loop(
         self, loops: LoopManager, elsewhere: LoopManager, cid: str
     ) -> None:
@@ -39,13 +44,14 @@ class HostTests(Harness):
         await elsewhere.close_session(cid, ALICE)
         assert (await loops.get_loop(cid, ALICE)).status is LoopStatus.STOPPED
 
-    async def test_loops_run_on_when_their_host_ends(
-        self, new_manager: NewManager, loops: LoopManager, cid: str
-    ) -> None:
+    @needs(Capability.SURVIVES_HOST)
+    @pytest.mark.usefixtures("profile")
+    async def test_loops_run_on_when_their_host_ends(self, new_manager: NewManager, cid: str) -> None:
         async with new_manager() as first:
             before = await first.start_loop(self.new_request(cid), ALICE)
             await first.send_event(cid, said("before"), ALICE)
-        after = await loops.get_loop(cid, ALICE)
-        assert (after.status, place_of(after)) == (LoopStatus.RUNNING, place_of(before))
-        await loops.send_event(cid, said("after"), ALICE)
-        assert list(await self.received(loops, cid)) == ["before", "after"]
+        async with opened(new_manager) as second:
+            after = await second.get_loop(cid, ALICE)
+            assert (after.status, place_of(after)) == (LoopStatus.RUNNING, place_of(before))
+            await second.send_event(cid, said("after"), ALICE)
+            assert list(await self.received(second, cid)) == ["before", "after"]
