@@ -17,7 +17,7 @@ Each test starts loops of its own, and removes them afterwards. See `Harness` fo
 
 import pytest
 
-_MODULES = ("access", "capabilities", "closing", "hosts", "pausing", "starts")
+_MODULES = ("access", "capabilities", "closing", "hosts", "optional_overrides", "overrides", "pausing", "starts")
 pytest.register_assert_rewrite(*(f"loopnest.testing.{name}" for name in _MODULES))
 
 from loopnest.testing.access import AccessTests  # noqa: E402 - after its assertions are made to speak
@@ -25,11 +25,22 @@ from loopnest.testing.capabilities import CapabilityTests  # noqa: E402
 from loopnest.testing.closing import ClosingTests  # noqa: E402
 from loopnest.testing.harness import Harness, said  # noqa: E402
 from loopnest.testing.hosts import HostTests  # noqa: E402
+from loopnest.testing.optional_overrides import OptionalOverrideTests  # noqa: E402
+from loopnest.testing.overrides import OverrideTests  # noqa: E402
 from loopnest.testing.pausing import PauseTests  # noqa: E402
 from loopnest.testing.starts import StartTests  # noqa: E402
 
 __all__ = ["Harness", "StrategyConformance", "said"]
 
 
-class StrategyConformance(StartTests, AccessTests, ClosingTests, HostTests, PauseTests, CapabilityTests):
+class StrategyConformance(
+    StartTests,
+    AccessTests,
+    ClosingTests,
+    HostTests,
+    CapabilityTests,
+    PauseTests,
+    OverrideTests,
+    OptionalOverrideTests,
+):
     """Subclass it, name the subclass ``Test...``, and give `new_manager` and `received`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import pytest
@@ -15,7 +15,6 @@ from loopnest.capabilities import Capability
 from loopnest.manager import LoopManager
 from loopnest.models import Conversation, Loop, LoopChange, LoopQuery, LoopStatus, Message, StartLoop
 from loopnest.owners import EVERYONE
-from loopnest.selection import register
 from loopnest.testing.profile import NOT_DECLARED, Profile, needed
 
 ALICE: Final = "alice@example.com"
@@ -144,18 +143,6 @@ async def opened(new_manager: NewManager) -> AsyncIterator[LoopManager]:
         yield loops
         for loop in await loops.list_loops(LoopQuery(user_id=EVERYONE)):
             await loops.close_session(loop.conversation_id, EVERYONE, remove=True)
-
-
-@contextlib.contextmanager
-def overridden(loops: LoopManager, *overrides: object) -> Iterator[None]:
-    """Put overrides in front of all plugins of an open manager, the first one first, as long as the block runs."""
-    for override in reversed(overrides):
-        register(loops.plugins, override, f"{type(override).__name__}-{id(override)}", "the conformance suite")
-    try:
-        yield
-    finally:
-        for override in overrides:
-            loops.plugins.unregister(override)
 
 
 def place_of(loop: Loop) -> tuple[Any, ...]:
