@@ -1,7 +1,7 @@
-"""The conformance suite: what every strategy must do, whoever wrote it.
+"""The conformance suite: what every strategy must do, and what follows from its capabilities.
 
-Install ``loopnest[testing]``, subclass `StrategyConformance` in a test module, and say how your strategy is opened, and
-what its loops received::
+Install ``loopnest[testing]``, subclass `StrategyConformance` in a test module, and give it a way to open your strategy,
+and to read what its loops received::
 
     class TestMyStrategy(StrategyConformance):
         @pytest.fixture
@@ -12,7 +12,9 @@ what its loops received::
         async def received(self, loops, conversation_id):
             return await messages_of(conversation_id)
 
-Each test starts loops of its own, and removes them afterwards. See `Harness` for what else can be said.
+Each test starts loops of its own, and removes them afterwards. What is tested depends on the capabilities that the
+strategy declares (see `loopnest.capabilities`). See `Harness` for what else can be overridden, and
+`loopnest.testing.report` for a report to publish.
 """
 
 import pytest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class Profile:
         ]
 
 
+@functools.lru_cache
 def _distribution_of(module: str, strategy: str) -> str:
     """The distribution that offers the strategy as an entry point, or that has its module."""
     for point in installed():
