@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loopnest import Capability, hookimpl
+from loopnest import Capability, Closed, LoopFailed, LoopStatus, Reason, hookimpl
 
 from .doubles import Pausable
 from .mutants import caught_by
@@ -31,3 +31,37 @@ class EndsLinesTwice(Pausable):
     async def loop_logs(self, conversation_id, tail):
         lines = super().loop_logs(conversation_id, tail)
         return (f"{line}\n" async for line in lines)
+
+
+@caught_by("test_a_paused_loop_goes_on_where_it_was")
+class PausesNothing(Pausable):
+    @hookimpl
+    def pause_loop(self, conversation_id):
+        return self._nest(conversation_id).loop
+
+
+@caught_by("test_a_paused_loop_goes_on_where_it_was")
+class ForgetsWhatItPauses(Pausable):
+    @hookimpl
+    def pause_loop(self, conversation_id):
+        self._nest(conversation_id).events.clear()
+        return super().pause_loop(conversation_id)
+
+
+@caught_by("test_an_event_resumes_a_paused_loop")
+class StaysPaused(Pausable):
+    @hookimpl
+    def start_loop(self, request):
+        nest = self.nests.get(request.conversation_id)
+        if nest and nest.loop.status is LoopStatus.PAUSED:
+            raise LoopFailed("It is paused.", reason=Reason.NOT_RUNNING)
+        return super().start_loop(request)
+
+
+@caught_by("test_a_paused_loop_can_be_closed")
+class ClosesNoPausedLoops(Pausable):
+    @hookimpl
+    def close_session(self, conversation_id, remove):
+        if self._nest(conversation_id).loop.status is LoopStatus.PAUSED:
+            return Closed(conversation_id=conversation_id, already=True)
+        return super().close_session(conversation_id, remove)

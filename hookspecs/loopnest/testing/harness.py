@@ -1,4 +1,4 @@
-"""What the author of a strategy says, and what the tests of the suite share."""
+"""What the author of a strategy provides, and what the tests of the suite share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Harness:
     #: Seconds within which a loop must start, stop or fail.
     patience: float = 180
 
-    # --- what the author of a strategy says ---------------------------------------------------------------------------
+    # --- what the author of a strategy provides -----------------------------------------------------------------------
 
     @pytest.fixture
     def new_manager(self) -> NewManager:
@@ -111,13 +111,13 @@ class Harness:
     async def until(self, changes: AsyncIterator[LoopChange], *statuses: LoopStatus | None) -> list[LoopChange]:
         """The changes up to one to any of ``statuses``, which must come within `patience`."""
 
-        async def told() -> list[LoopChange]:
+        async def seen_until() -> list[LoopChange]:
             seen = [await anext(changes)]
             while seen[-1].status not in statuses:
                 seen.append(await anext(changes))
             return seen
 
-        return await asyncio.wait_for(told(), self.patience)
+        return await asyncio.wait_for(seen_until(), self.patience)
 
     @staticmethod
     async def listed(loops: LoopManager, cid: str) -> list[Loop]:

@@ -1,4 +1,4 @@
-"""What several host processes see, and what is told of a loop."""
+"""What several host processes see, and which changes are published."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from loopnest.testing.profile import needs
 class HostTests(Harness):
     """Changes are published once; loops outlive their host, and hosts share them, where the strategy declares it."""
 
-    async def test_changes_are_told_in_order_and_without_gaps(self, loops: LoopManager, cid: str) -> None:
+    async def test_changes_are_published_in_order_without_gaps(self, loops: LoopManager, cid: str) -> None:
         async with loops.watch() as changes:
             await loops.start_loop(self.new_request(cid), ALICE)
             await loops.close_session(cid, ALICE)
             await loops.start_loop(self.new_request(cid), ALICE)
             await loops.close_session(cid, ALICE, remove=True)
-            told = await self.until(changes, None)
-        assert [change.sequence for change in told] == list(range(1, len(told) + 1))
-        assert {change.loop.owner for change in told} == {owner_of(ALICE)}
-        assert [change.at for change in told] == sorted(change.at for change in told)
-        statuses = [change.status for change in told]
+            published = await self.until(changes, None)
+        assert [change.sequence for change in published] == list(range(1, len(published) + 1))
+        assert {change.loop.owner for change in published} == {owner_of(ALICE)}
+        assert [change.at for change in published] == sorted(change.at for change in published)
+        statuses = [change.status for change in published]
         shortened = [one for one, before in zip(statuses, [..., *statuses]) if one is not before]  # noqa: B905
         once = [LoopStatus.STARTING, LoopStatus.RUNNING]
         assert shortened == [*once, LoopStatus.STOPPED, *once, None]

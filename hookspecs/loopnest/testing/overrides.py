@@ -38,7 +38,7 @@ class OverrideChecks(Harness):
     """What must hold for the other hooks while an override is there."""
 
     async def others_hold(self, loops: LoopManager, cid: str, *, but: str) -> None:
-        """A running loop of Alice's is found, started, listed and sent to, by nobody else; ``but`` is left out."""
+        """Alice's running loop is found, started, listed and sent to, and refused to Bob; ``but`` is left out."""
         loop = await loops.get_loop(cid, ALICE)
         assert loop.status is LoopStatus.RUNNING
         await self.is_refused_to_bob(loops, cid)
