@@ -2,6 +2,7 @@
 
 from loopnest._markers import CONTRACT_VERSION, async_wrapper, hookimpl, hookspec
 from loopnest._pluggy import AsyncPluginManager
+from loopnest.capabilities import Capability
 from loopnest.errors import (
     AmbiguousPlugin,
     BrokenPlugin,
@@ -49,6 +50,7 @@ __all__ = [
     "AmbiguousPlugin",
     "AsyncPluginManager",
     "BrokenPlugin",
+    "Capability",
     "Closed",
     "ConfigurationError",
     "Control",

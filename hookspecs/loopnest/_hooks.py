@@ -107,17 +107,19 @@ class Calls:
     async def _optional(self, hook: str, caller: _Caller, loop: Loop) -> Loop:
         changed: Loop | None = await self._limited(hook, caller(conversation_id=loop.conversation_id, loop=loop))
         if changed is None:
-            raise LoopnestError(
-                f"The strategy {self._strategy!r} can't pause or resume loops: it has no hook {hook!r}.",
-                reason=Reason.UNSUPPORTED,
-                conversation_id=loop.conversation_id,
-            )
+            raise self._unsupported(hook, loop, "can't pause or resume loops")
         return changed
 
-    async def loop_logs(self, loop: Loop, tail: int, follow: bool) -> AsyncIterator[str] | None:
-        """Call ``loop_logs``; None where no plugin keeps a log."""
+    async def loop_logs(self, loop: Loop, tail: int, follow: bool, kept: Sequence[str]) -> AsyncIterator[str] | None:
+        """Call ``loop_logs``; None where no plugin has lines of this loop, so that only those ``kept`` are left.
+
+        Raises:
+            LoopnestError: ``unsupported``.
+        """
         call = self._hook.loop_logs(conversation_id=loop.conversation_id, loop=loop, tail=tail, follow=follow)
         lines: AsyncIterator[str] | None = await self._limited("loop_logs", call)
+        if lines is None and not kept and all(one.wrapper for one in self._hook.loop_logs.get_hookimpls()):
+            raise self._unsupported("loop_logs", loop, "keeps no logs")
         return lines
 
     async def diagnose(self) -> list[Finding]:
@@ -135,6 +137,13 @@ class Calls:
         plugins = {one.plugin_name: one.plugin for one in implementations if not one.wrapper}
         order = sorted(plugins, key=lambda name: name != self._strategy)
         return {name: self._plugins.caller_of(hook, plugins[name]) for name in order}
+
+    def _unsupported(self, hook: str, loop: Loop, what: str) -> LoopnestError:
+        return LoopnestError(
+            f"The strategy {self._strategy!r} {what}: it has no hook {hook!r}.",
+            reason=Reason.UNSUPPORTED,
+            conversation_id=loop.conversation_id,
+        )
 
     async def _limited(self, hook: str, answer: Awaitable[Any], limited_by: str = "other") -> Any:
         """Await the answer for as long as the setting ``limited_by`` of ``loopnest.timeouts`` allows."""

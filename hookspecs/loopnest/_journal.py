@@ -53,7 +53,7 @@ class Outcomes:
         self._records.keep(loop)
         self.publish(loop, Phase.FAILED)
 
-    def closed(self, known: Loop, closed: Closed, *, remove: bool, failure: LoopFailed | None) -> None:
+    def closed(self, known: Loop, closed: Closed, *, failure: LoopFailed | None) -> None:
         """Publish that a loop was closed, unless it was closed already.
 
         Args:
@@ -62,7 +62,7 @@ class Outcomes:
         """
         self._records.forget(known.conversation_id)
         stopped = _down(known, message=closed.message, exit_code=closed.exit_code)
-        if closed.removed or remove:
+        if closed.removed:
             self._records.keep(Removed(conversation_id=known.conversation_id, owner=known.owner))
             self.publish(stopped, Phase.REMOVED)
         elif failure:

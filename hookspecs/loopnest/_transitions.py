@@ -61,7 +61,7 @@ class Transitions:
                 known = replace(mine, shown=known.shown) if interrupted else mine
             closed = await self._close(known, remove=remove, interrupted=interrupted)
             if known.shown is not None:
-                self._outcomes.closed(known.shown, closed, remove=remove, failure=failure)
+                self._outcomes.closed(known.shown, closed, failure=failure)
             return closed
 
     async def set_paused(self, conversation_id: str, user_id: str | Everyone | None, paused: bool) -> Loop:

@@ -230,10 +230,14 @@ class LoopManager:
     async def loop_logs(
         self, conversation_id: str, user_id: UserId = None, *, tail: int = 100, follow: bool = False
     ) -> AsyncIterator[str]:
-        """Read the log of a loop's nested server; failed loops that are gone give the lines that were kept."""
+        """Read the log of a loop's nested server; failed loops that are gone give the lines that were kept.
+
+        Raises:
+            LoopnestError: ``unsupported``: the strategy keeps no logs.
+        """
         known = await self._lookup.find(conversation_id)
         shown = known.visible_to(user_id)
-        lines = await self._calls.loop_logs(known.loop, tail, follow) if known.loop else None
+        lines = await self._calls.loop_logs(known.loop, tail, follow, shown.log_tail) if known.loop else None
         return lines if lines is not None else _iterate(shown.log_tail)
 
     async def diagnose(self) -> list[Finding]:

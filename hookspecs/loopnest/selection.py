@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from loopnest import specs
 from loopnest._markers import CONTRACT_VERSION, ENTRY_POINT_GROUP, PROJECT, hookimpl
 from loopnest._pluggy import AsyncPluginManager
+from loopnest.capabilities import HOOKS, declared
 from loopnest.errors import AmbiguousPlugin, BrokenPlugin, ConfigurationError, IllFittingPlugin, UnknownPlugin
 from loopnest.models import Loop
 from loopnest.settings import Configuration, LoopnestSettings, did_you_mean
@@ -145,13 +146,19 @@ def register(manager: AsyncPluginManager, plugin: object, name: str, source: str
 
 
 def require_strategy(manager: AsyncPluginManager, name: str) -> None:
-    """Raise IllFittingPlugin unless the plugin ``name`` implements all hooks that make a strategy."""
-    callers = manager.get_hookcallers(manager.get_plugin(name)) or []
-    if missing := [hook for hook in WORK_HOOKS if hook not in {caller.name for caller in callers}]:
+    """Raise IllFittingPlugin unless the plugin ``name`` implements all hooks of a strategy and of its capabilities."""
+    plugin = manager.get_plugin(name)
+    hooks = {caller.name for caller in manager.get_hookcallers(plugin) or []}
+    if missing := [hook for hook in WORK_HOOKS if hook not in hooks]:
         raise IllFittingPlugin(
             f"Loop plugin {name!r} is no strategy: it lacks {', '.join(missing)}. "
             f"Name it in 'overrides', and a plugin that implements all of {', '.join(WORK_HOOKS)} as 'strategy'."
         )
+    for capability in sorted(declared(plugin, name)):
+        if missing := [hook for hook in HOOKS.get(capability, ()) if hook not in hooks]:
+            raise IllFittingPlugin(
+                f"Strategy {name!r} declares the capability {str(capability)!r}, but lacks {', '.join(missing)}."
+            )
 
 
 def source_of(point: EntryPoint) -> str:

@@ -248,7 +248,9 @@ async def loop_changed(change: LoopChange) -> None:
 
 @hookspec(firstresult=True)
 async def loop_logs(conversation_id: str, loop: Loop, tail: int, follow: bool) -> AsyncIterator[str] | None:
-    """Read the log of a loop's nested server, line by line.
+    """Read the log of a loop's nested server, line by line; None where there is none of this loop.
+
+    Optional; where no plugin implements it, `LoopManager` refuses with ``unsupported``.
 
     Args:
         loop: as it was looked up.

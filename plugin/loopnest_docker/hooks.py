@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import httpx
 
 from loopnest import (
+    Capability,
     Closed,
     Delivery,
     Event,
@@ -39,6 +40,7 @@ class DockerStrategy:
 
     Settings = DockerSettings
     Specs = container.Specs
+    CAPABILITIES = frozenset(Capability)
 
     def __init__(self, settings: DockerSettings) -> None:
         self._settings = settings

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import httpx
 
 from loopnest import (
+    Capability,
     Closed,
     Delivery,
     Event,
@@ -39,6 +40,7 @@ class ProcessStrategy:
     """Runs every loop in a child process on this machine, with no isolation at all."""
 
     Settings = ProcessSettings
+    CAPABILITIES = frozenset(Capability)
 
     def __init__(self, settings: ProcessSettings) -> None:
         self._settings = settings

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from in_memory_loops import InMemoryStrategy
 
-from loopnest import Closed, Delivery, Event, Loop, LoopChange, LoopQuery, LoopStatus, StartLoop, hookimpl
+from loopnest import (
+    Capability,
+    Closed,
+    Delivery,
+    Event,
+    HostContext,
+    Loop,
+    LoopChange,
+    LoopQuery,
+    LoopStatus,
+    StartLoop,
+    hookimpl,
+)
 
 
 class Healthy(InMemoryStrategy):
@@ -18,8 +30,21 @@ class Healthy(InMemoryStrategy):
         super().__init__(self.Settings(missing_images=frozenset({"missing"})))
 
 
+class Alone(Healthy):
+    """Has loops of its own in each host, which end with it."""
+
+    CAPABILITIES = frozenset()
+
+    @hookimpl
+    def open_strategy(self, context: HostContext) -> None:
+        super().open_strategy(context)
+        self.nests = {}
+
+
 class Pausable(Healthy):
-    """Pauses loops too."""
+    """Pauses loops too, and keeps a log of each."""
+
+    CAPABILITIES = frozenset(Capability)
 
     @hookimpl
     def pause_loop(self, conversation_id: str) -> Loop:
@@ -29,10 +54,19 @@ class Pausable(Healthy):
     def resume_loop(self, conversation_id: str) -> Loop:
         return self._turned(conversation_id, LoopStatus.RUNNING)
 
+    @hookimpl
+    def loop_logs(self, conversation_id: str, tail: int) -> AsyncIterator[str]:
+        return _iterate(["started", "ready"][-tail:] if conversation_id in self.nests else [])
+
     def _turned(self, conversation_id: str, status: LoopStatus) -> Loop:
         nest = self._nest(conversation_id)
         nest.loop = nest.loop.model_copy(update={"status": status})
         return nest.loop
+
+
+async def _iterate(lines: Sequence[str]) -> AsyncIterator[str]:
+    for line in lines:
+        yield line
 
 
 class Slow(Healthy):

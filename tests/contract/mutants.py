@@ -7,9 +7,9 @@ import uuid
 
 from in_memory_loops import Nest
 
-from loopnest import Closed, Delivery, Loop, LoopChange, LoopFailed, LoopStatus, NestedError, Phase, Reason, hookimpl
+from loopnest import Delivery, Loop, LoopChange, LoopFailed, LoopStatus, NestedError, Phase, Reason, hookimpl
 
-from .doubles import Healthy, Pausable
+from .doubles import Healthy
 
 #: Which test of the suite fails on each mutant.
 CAUGHT_BY: dict[type, str] = {}
@@ -20,7 +20,7 @@ def caught_by(test):
     return lambda mutant: CAUGHT_BY.setdefault(mutant, test) and mutant
 
 
-@caught_by("test_somebody_else_s_conversation_is_not_started_by_the_strategy_itself")
+@caught_by("test_a_loop_of_another_user_is_not_started_by_the_strategy")
 class StartsForStrangers(Healthy):
     @hookimpl
     def start_loop(self, request):
@@ -224,7 +224,7 @@ class RemovesWhatItShouldStop(Healthy):
         return super().close_session(conversation_id, True)
 
 
-@caught_by("test_changes_are_told_in_order_and_without_gaps")
+@caught_by("test_changes_are_published_in_order_without_gaps")
 class TellsThatItStartsAfterItRan(Healthy):
     @hookimpl
     def open_strategy(self, context):
@@ -240,7 +240,7 @@ class TellsThatItStartsAfterItRan(Healthy):
         return super().close_session(conversation_id, remove)
 
 
-@caught_by("test_changes_are_told_in_order_and_without_gaps")
+@caught_by("test_changes_are_published_in_order_without_gaps")
 class TellsEverythingToNobody(TellsThatItStartsAfterItRan):
     @hookimpl
     def start_loop(self, request):
@@ -266,37 +266,3 @@ class RemembersOnlyItsOwnLoops(Healthy):
     def open_strategy(self, context):
         super().open_strategy(context)
         self.nests = {}
-
-
-@caught_by("test_a_paused_loop_goes_on_where_it_was")
-class PausesNothing(Pausable):
-    @hookimpl
-    def pause_loop(self, conversation_id):
-        return self._nest(conversation_id).loop
-
-
-@caught_by("test_a_paused_loop_goes_on_where_it_was")
-class ForgetsWhatItPauses(Pausable):
-    @hookimpl
-    def pause_loop(self, conversation_id):
-        self._nest(conversation_id).events.clear()
-        return super().pause_loop(conversation_id)
-
-
-@caught_by("test_an_event_resumes_a_paused_loop")
-class StaysPaused(Pausable):
-    @hookimpl
-    def start_loop(self, request):
-        nest = self.nests.get(request.conversation_id)
-        if nest and nest.loop.status is LoopStatus.PAUSED:
-            raise LoopFailed("It is paused.", reason=Reason.NOT_RUNNING)
-        return super().start_loop(request)
-
-
-@caught_by("test_a_paused_loop_can_be_closed")
-class ClosesNoPausedLoops(Pausable):
-    @hookimpl
-    def close_session(self, conversation_id, remove):
-        if self._nest(conversation_id).loop.status is LoopStatus.PAUSED:
-            return Closed(conversation_id=conversation_id, already=True)
-        return super().close_session(conversation_id, remove)

@@ -14,16 +14,18 @@ from in_memory_loops import NESTS
 from loopnest import LoopManager, StartLoop
 from loopnest.testing import StrategyConformance
 
-from .doubles import Healthy, Pausable
+from . import mutants_capabilities, mutants_overrides  # noqa: F401 - fills CAUGHT_BY
+from .doubles import Alone, Healthy, Pausable
 from .mutants import CAUGHT_BY
 
 
 class TestInMemory(StrategyConformance):
     strategy: type = Healthy
+    manager: type[LoopManager] = LoopManager
 
     @pytest.fixture
     def new_manager(self, settings):
-        return lambda: LoopManager.from_plugins(self.strategy(), settings=settings)
+        return lambda: self.manager.from_plugins(self.strategy(), settings=settings)
 
     async def received(self, loops, conversation_id):
         nests = getattr(loops.plugins.get_plugin("in-memory"), "nests", NESTS[loops.settings.state_dir / "default"])
@@ -35,6 +37,10 @@ class TestInMemory(StrategyConformance):
 
 class TestPausable(TestInMemory):
     strategy = Pausable
+
+
+class TestWithoutCapabilities(TestInMemory):
+    strategy = Alone
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from loopnest import Closed, Delivery, Loop, LoopNotFound, LoopStatus, Message, 
 from loopnest.models import LoopQuery
 from loopnest.owners import EVERYONE
 
-from .doubles import Healthy
+from .doubles import Healthy, Pausable
 
 ALICE, BOB = "alice@example.com", "bob@example.com"
 HELLO = Message(text="hello")
@@ -187,7 +187,7 @@ class Counting:
     def strategy(self):
         counter = self
 
-        class Counted(Healthy):
+        class Counted(Pausable):
             @hookimpl
             def list_loops(self, query):
                 counter.lookups += 1

@@ -86,7 +86,7 @@ def test_every_public_module_is_documented_and_no_other():
     documented = set(re.findall(r"^\| (`loopnest\.[^|]*) \|", guide, re.MULTILINE))
     names = {name for row in documented for name in re.findall(r"`loopnest\.(\w+)`", row)}
     directory = Path(inspect.getfile(loopnest)).parent
-    assert names == {path.stem for path in directory.iterdir() if not path.name.startswith(("_", "."))}
+    assert names == {path.stem for path in directory.iterdir() if not path.name.startswith(("_", ".", "py.typed"))}
 
 
 def test_plugins_and_examples_import_what_is_public():

@@ -94,7 +94,12 @@ def test_both_are_found_configured_and_called_in_order(python, tmp_path):
 
 def test_the_strategy_conforms_with_nothing_but_its_own_test_file(python, tmp_path):
     shutil.copy(HERE / "in-memory-loops" / "test_in_memory_loops.py", tmp_path)
-    assert " passed" in run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path, cwd=tmp_path)
+    report = tmp_path / "report.json"
+    options = ["-p", "no:cacheprovider", "-p", "loopnest.testing.report", f"--loopnest-report={report}"]
+    assert " passed" in run(python, "-m", "pytest", "-q", *options, tmp_path, cwd=tmp_path)
+    (suite,) = json.loads(report.read_text())["suites"]
+    assert suite["conforms"]
+    assert (suite["strategy"], suite["distribution"]) == ("in_memory_loops.InMemoryStrategy", "in-memory-loops 0.1.0")
 
 
 def test_they_are_as_small_as_the_readme_says():

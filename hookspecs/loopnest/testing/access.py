@@ -15,7 +15,7 @@ from loopnest.testing.harness import ALICE, BAD_IDS, BOB, Harness, said
 
 
 class AccessTests(Harness):
-    """Everybody sees and drives his own loops, and no others."""
+    """A user sees and drives loops of his own, and no others."""
 
     async def test_listings_are_filtered_by_user_id_and_status(self, loops: LoopManager) -> None:
         mine, stopped, theirs = (f"c-{uuid.uuid4().hex[:12]}" for _ in range(3))
@@ -45,7 +45,7 @@ class AccessTests(Harness):
         assert (await loops.get_loop(cid, ALICE, probe=True)).status is LoopStatus.RUNNING
 
     @pytest.mark.parametrize("stranger", [BOB, None])
-    async def test_somebody_else_finds_no_loop_by_any_method(
+    async def test_another_user_finds_no_loop_by_any_method(
         self, loops: LoopManager, cid: str, stranger: str | None
     ) -> None:
         await loops.start_loop(self.new_request(cid), ALICE)

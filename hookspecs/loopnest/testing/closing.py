@@ -14,7 +14,7 @@ from loopnest.testing.harness import ALICE, Harness, said
 
 
 class ClosingTests(Harness):
-    """What a loop was told stays, until the loop is removed."""
+    """A loop keeps what it received until it is removed."""
 
     async def test_events_sent_at_once_arrive_in_the_order_of_the_calls(self, loops: LoopManager, cid: str) -> None:
         await loops.start_loop(self.new_request(cid), ALICE)

@@ -1,8 +1,9 @@
-"""What the author of a strategy says, and what the tests of the suite share."""
+"""What the author of a strategy provides, and what the tests of the suite share."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -10,9 +11,11 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
+from loopnest.capabilities import Capability
 from loopnest.manager import LoopManager
 from loopnest.models import Conversation, Loop, LoopChange, LoopQuery, LoopStatus, Message, StartLoop
 from loopnest.owners import EVERYONE
+from loopnest.testing.profile import NOT_DECLARED, Profile, needed
 
 ALICE: Final = "alice@example.com"
 BOB: Final = "bob@example.com"
@@ -32,7 +35,7 @@ class Harness:
     #: Seconds within which a loop must start, stop or fail.
     patience: float = 180
 
-    # --- what the author of a strategy says ---------------------------------------------------------------------------
+    # --- what the author of a strategy provides -----------------------------------------------------------------------
 
     @pytest.fixture
     def new_manager(self) -> NewManager:
@@ -56,17 +59,30 @@ class Harness:
 
     # --- what the tests share -----------------------------------------------------------------------------------------
 
-    @pytest_asyncio.fixture
-    async def loops(self, new_manager: NewManager) -> AsyncIterator[LoopManager]:
-        """An open manager; what is left of the test's loops is removed after it."""
-        async with new_manager() as loops:
-            yield loops
-            for loop in await loops.list_loops(LoopQuery(user_id=EVERYONE)):
-                await loops.close_session(loop.conversation_id, EVERYONE, remove=True)
+    @pytest.fixture
+    def profile(self, new_manager: NewManager, request: pytest.FixtureRequest) -> Profile:
+        """What the strategy declares; a test that needs more is skipped."""
+        profile = Profile.of(new_manager())
+        profile.note(request.node)
+        if missing := ", ".join(sorted(needed(request.function) - profile.capabilities)):
+            request.node.user_properties.append((NOT_DECLARED, missing))
+            pytest.skip(f"The strategy does not declare {missing}.")
+        return profile
 
     @pytest_asyncio.fixture
-    async def elsewhere(self, new_manager: NewManager, loops: LoopManager) -> AsyncIterator[LoopManager]:  # noqa: ARG002
-        """Another host process beside the one of ``loops``."""
+    async def loops(self, new_manager: NewManager, profile: Profile) -> AsyncIterator[LoopManager]:  # noqa: ARG002
+        """An open manager; what is left of the test's loops is removed after it."""
+        async with opened(new_manager) as loops:
+            yield loops
+
+    @pytest_asyncio.fixture
+    async def elsewhere(
+        self, new_manager: NewManager, profile: Profile, loops: LoopManager
+    ) -> AsyncIterator[LoopManager]:
+        """Another host beside the one of ``loops``; the same one where hosts don't share loops."""
+        if Capability.SHARED not in profile.capabilities:
+            yield loops
+            return
         async with new_manager() as elsewhere:
             yield elsewhere
 
@@ -87,19 +103,21 @@ class Harness:
 
     def broken(self, cid: str) -> StartLoop:
         """A request that fails."""
-        # The author's word, as `broken_request` says: nothing about a missing engine can hide behind it.
-        return self.broken_request(cid) or pytest.skip("no start of this strategy can be made to fail")
+        # Whether there is such a request only the author knows; the report lists the tests that are skipped for it.
+        return self.broken_request(cid) or pytest.skip(
+            "'broken_request' returns None, so no start can be made to fail."
+        )
 
     async def until(self, changes: AsyncIterator[LoopChange], *statuses: LoopStatus | None) -> list[LoopChange]:
         """The changes up to one to any of ``statuses``, which must come within `patience`."""
 
-        async def told() -> list[LoopChange]:
+        async def seen_until() -> list[LoopChange]:
             seen = [await anext(changes)]
             while seen[-1].status not in statuses:
                 seen.append(await anext(changes))
             return seen
 
-        return await asyncio.wait_for(told(), self.patience)
+        return await asyncio.wait_for(seen_until(), self.patience)
 
     @staticmethod
     async def listed(loops: LoopManager, cid: str) -> list[Loop]:
@@ -116,6 +134,15 @@ class Harness:
             loops.close_session(cid, user_id),
             loops.close_session(cid, user_id, remove=True),
         ]
+
+
+@contextlib.asynccontextmanager
+async def opened(new_manager: NewManager) -> AsyncIterator[LoopManager]:
+    """Open a manager; what is left of its namespace's loops is removed in the end."""
+    async with new_manager() as loops:
+        yield loops
+        for loop in await loops.list_loops(LoopQuery(user_id=EVERYONE)):
+            await loops.close_session(loop.conversation_id, EVERYONE, remove=True)
 
 
 def place_of(loop: Loop) -> tuple[Any, ...]:

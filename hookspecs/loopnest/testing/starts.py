@@ -58,9 +58,7 @@ class StartTests(Harness):
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Loop", "LoopNotFound"]
         assert len(await self.listed(loops, cid)) == 1
 
-    async def test_somebody_else_s_conversation_is_not_started_by_the_strategy_itself(
-        self, loops: LoopManager, cid: str
-    ) -> None:
+    async def test_a_loop_of_another_user_is_not_started_by_the_strategy(self, loops: LoopManager, cid: str) -> None:
         await loops.start_loop(self.new_request(cid), ALICE)
         request = self.request_with(cid, owner=owner_of(BOB))
         with pytest.raises(LoopNotFound):
@@ -70,8 +68,8 @@ class StartTests(Harness):
         async with loops.watch() as changes:
             loop = await loops.start_loop(self.new_request(cid), ALICE, wait=False)
             assert loop.status in (LoopStatus.STARTING, LoopStatus.RUNNING)
-            *_, told = await self.until(changes, LoopStatus.RUNNING, LoopStatus.FAILED)
-        assert told.status is LoopStatus.RUNNING, told.loop.message
+            *_, change = await self.until(changes, LoopStatus.RUNNING, LoopStatus.FAILED)
+        assert change.status is LoopStatus.RUNNING, change.loop.message
         assert (await loops.get_loop(cid, ALICE)).status is LoopStatus.RUNNING
 
     async def test_notes_come_back_from_every_host(self, loops: LoopManager, elsewhere: LoopManager, cid: str) -> None:
@@ -86,9 +84,9 @@ class StartTests(Harness):
         async with loops.watch() as changes:
             with contextlib.suppress(LoopnestError):
                 await loops.start_loop(request, ALICE, wait=wait)
-            *_, told = await self.until(changes, LoopStatus.FAILED)
+            *_, change = await self.until(changes, LoopStatus.FAILED)
         (listed,) = await self.listed(loops, cid)
-        assert (listed.status, listed.reason) == (LoopStatus.FAILED, told.loop.reason)
+        assert (listed.status, listed.reason) == (LoopStatus.FAILED, change.loop.reason)
         assert listed.reason not in (None, Reason.INTERNAL, Reason.HOOK_TIMEOUT)
         assert listed.message
 

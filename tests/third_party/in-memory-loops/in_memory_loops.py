@@ -39,6 +39,8 @@ NESTS: dict[Path, dict[str, Nest]] = {}
 class InMemoryStrategy:
     """Runs loops in memory. Nothing is awaited, so nothing needs a lock."""
 
+    CAPABILITIES = frozenset({"shared", "survives-host"})
+
     class Settings(BaseModel, extra="forbid"):
         """The table ``[loopnest.in-memory]``. A start with one of ``missing_images`` fails."""
 
@@ -64,8 +66,7 @@ class InMemoryStrategy:
             status=LoopStatus.RUNNING,
         )
         first = request.conversation and request.conversation.initial_message
-        told: list[Event] = [first] if first else []
-        nest = self.nests.setdefault(request.conversation_id, Nest(new, told))
+        nest = self.nests.setdefault(request.conversation_id, Nest(new, [first] if first else []))
         if nest.loop.owner != new.owner:
             raise LoopNotFound(request.conversation_id)
         nest.loop = nest.loop.model_copy(update={"status": LoopStatus.RUNNING})
