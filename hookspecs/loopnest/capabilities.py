@@ -28,6 +28,8 @@ class Capability(str, enum.Enum):
     SURVIVES_HOST = "survives-host"
     #: Hosts with the same namespace, secret and state directory see and drive the same loops at the same time.
     SHARED = "shared"
+    #: A start may name an image (`StartLoop.image`). Needs no hook.
+    IMAGE = "image"
 
     __str__ = str.__str__  # format() differs between Python 3.11 and 3.12 otherwise
 

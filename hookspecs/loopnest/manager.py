@@ -21,7 +21,8 @@ from loopnest._lookup import Known, Lookup
 from loopnest._pluggy import AsyncPluginManager
 from loopnest._starts import Starts, join
 from loopnest._transitions import Transitions
-from loopnest.errors import LoopFailed, LoopNotFound, Reason
+from loopnest.capabilities import Capability, declared
+from loopnest.errors import InvalidRequest, LoopFailed, LoopNotFound, Reason
 from loopnest.models import (
     Closed,
     Control,
@@ -159,8 +160,10 @@ class LoopManager:
             wait: False returns at once, with a loop in status ``starting``; changes and listings show how it ends.
 
         Raises:
+            InvalidRequest: the strategy can't do what a field of the request asks for.
             LoopFailed: it could not be started; with the reason, exit code and last log lines where there are any.
         """
+        self._check_honoured(request)
         known = await self._lookup.find(request.conversation_id)
         if known.owner is not None and not owns(user_id, known.owner):
             raise LoopNotFound(request.conversation_id)
@@ -272,6 +275,12 @@ class LoopManager:
         request = StartLoop(conversation_id=known.conversation_id)
         task = self._transitions.begin(request, known, shown.owner, resume=True)
         return await join(task, known.conversation_id)
+
+    def _check_honoured(self, request: StartLoop) -> None:
+        """Refuse what the strategy would ignore."""
+        name = self.settings.strategy
+        if request.image is not None and Capability.IMAGE not in declared(self.plugins.get_plugin(name), name):
+            raise InvalidRequest(f"'image' can't be chosen: the strategy {name!r} does not run images.")
 
     @property
     def _state_dir(self) -> Path:

@@ -128,7 +128,7 @@ class StartLoop(Model):
         conversation_id: names the conversation, and with it the loop.
         conversation: what to create in the nested server. None where the host creates conversations there itself: then
             the loop runs once its nested server answers.
-        image: instead of the strategy's configured image.
+        image: instead of the strategy's configured image; only for strategies with the capability ``image``.
         environment: more variables for the nested server's process.
         tags: facts to store with the conversation, where the nested server can.
         notes: facts that the host wants back in `Loop.notes`, from every process; not secret, as every user of the

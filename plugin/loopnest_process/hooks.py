@@ -40,7 +40,7 @@ class ProcessStrategy:
     """Runs every loop in a child process on this machine, with no isolation at all."""
 
     Settings = ProcessSettings
-    CAPABILITIES = frozenset(Capability)
+    CAPABILITIES = frozenset(Capability) - {Capability.IMAGE}
 
     def __init__(self, settings: ProcessSettings) -> None:
         self._settings = settings

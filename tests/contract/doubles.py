@@ -16,8 +16,10 @@ from loopnest import (
     HostContext,
     Loop,
     LoopChange,
+    LoopFailed,
     LoopQuery,
     LoopStatus,
+    Reason,
     StartLoop,
     hookimpl,
 )
@@ -39,6 +41,12 @@ class Alone(Healthy):
     def open_strategy(self, context: HostContext) -> None:
         super().open_strategy(context)
         self.nests = {}
+
+    @hookimpl
+    def start_loop(self, request: StartLoop) -> Loop:
+        if "broken" in request.tags:
+            raise LoopFailed("It is broken.", reason=Reason.EXITED_EARLY)
+        return super().start_loop(request)
 
 
 class Pausable(Healthy):

@@ -42,6 +42,9 @@ class TestPausable(TestInMemory):
 class TestWithoutCapabilities(TestInMemory):
     strategy = Alone
 
+    def broken_request(self, conversation_id):
+        return StartLoop(conversation_id=conversation_id, tags={"broken": "yes"})
+
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):

@@ -499,3 +499,10 @@ async def test_settings_that_replace_a_key_stop_the_host(opened, key):
     with pytest.raises(ConfigurationError, match=rf"'loopnest\.process\.{key}\.OH_SECRET_KEY' can't be set"):
         async with opened(**{key: {"OH_SECRET_KEY": "mine"}}):
             pass
+
+
+async def test_an_image_is_refused_by_its_name(opened):
+    async with opened() as loops:
+        with pytest.raises(InvalidRequest, match="'image' can't be chosen: the strategy 'process' does not run images"):
+            await loops.start_loop(start_request("c1", image="python:3.13"), ALICE)
+        assert await loops.list_loops(LoopQuery(user_id=ALICE)) == []

@@ -39,7 +39,7 @@ NESTS: dict[Path, dict[str, Nest]] = {}
 class InMemoryStrategy:
     """Runs loops in memory. Nothing is awaited, so nothing needs a lock."""
 
-    CAPABILITIES = frozenset({"shared", "survives-host"})
+    CAPABILITIES = frozenset({"shared", "survives-host", "image"})
 
     class Settings(BaseModel, extra="forbid"):
         """The table ``[loopnest.in-memory]``. A start with one of ``missing_images`` fails."""
