@@ -74,7 +74,7 @@ def test_the_json_report_names_versions_strategy_and_capabilities(written):
     suites = {suite["suite"]: suite for suite in report["suites"]}
     assert set(suites) == {"TestInMemory", "TestPausable", "TestWithoutCapabilities"}
     assert suites["TestPausable"]["strategy"].endswith("doubles.Pausable")
-    assert suites["TestPausable"]["capabilities"] == ["logs", "pause", "shared", "survives-host"]
+    assert suites["TestPausable"]["capabilities"] == ["image", "logs", "pause", "shared", "survives-host"]
     assert suites["TestWithoutCapabilities"]["capabilities"] == []
 
 
@@ -101,7 +101,7 @@ def test_only_a_suite_that_ran_completely_conforms(tmp_path):
 
 def test_the_table_has_a_line_for_each_declared_capability(written):
     terminal, _, document = written
-    assert "doubles.Pausable: not all tests ran; capabilities: logs, pause, shared, survives-host" in terminal
+    assert "doubles.Pausable: not all tests ran; capabilities: image, logs, pause, shared, survives-host" in terminal
     for table in (terminal, document):
         for part in ("every strategy", "logs", "survives-host", "all"):
             assert part in table
