@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, SecretStr, StringConstraints, ValidationE
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from loopnest.errors import ConfigurationError
-from loopnest.validation import field_of
+from loopnest.validation import LocalPath, field_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -73,7 +73,7 @@ class LoopnestSettings(BaseModel, frozen=True, extra="forbid", hide_input_in_err
     overrides: tuple[str, ...] = ()
     namespace: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")] = "default"
     secret: Annotated[SecretStr, Field(min_length=SHORTEST_SECRET)] | None = None
-    state_dir: Path = Field(default_factory=_default_state_dir)
+    state_dir: LocalPath = Field(default_factory=_default_state_dir)
     failed_retention: float = Field(default=3600, ge=0)
     restart_on_send: bool = True
     timeouts: Timeouts = Timeouts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, StringConstraints, ValidationError
@@ -44,6 +45,15 @@ def _named_like_a_variable(name: str) -> str:
 
 #: Of an environment variable, as shells take it: nested servers may be started by one.
 VariableName = Annotated[str, AfterValidator(_named_like_a_variable)]
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+#: A path on this machine: ``~`` is the user's home, and a relative one begins where the program was started. It is made
+#: absolute at once, as nested servers run in directories of their own.
+LocalPath = Annotated[Path, AfterValidator(_absolute)]
 
 
 def made(model: type[_M], /, **values: Any) -> _M:

@@ -12,6 +12,7 @@ from loopnest_docker.engine import Engine
 from loopnest_docker.facts import read
 from loopnest_docker.image import ImageStore
 from loopnest_docker.settings import DockerSettings
+from loopnest_nested.dialects import get_dialect
 
 _OLDEST_API: Final = (1, 41)
 #: The engine's word for a limit, the setting that needs it, and what happens without.
@@ -148,17 +149,18 @@ async def _image(engine: Engine, settings: DockerSettings) -> list[Finding]:
 
 def _host(settings: DockerSettings, nested: str) -> list[Finding]:
     """A host that speaks with the nested agent server has the same package, and means the models of its release."""
+    distributions = get_dialect(settings.dialect).program.distributions
     try:
-        host = importlib.metadata.version("openhands-agent-server")
+        host = importlib.metadata.version(distributions[0]) if distributions else nested
     except importlib.metadata.PackageNotFoundError:
         return []
-    if settings.dialect != "agent-server" or host.split(".")[:2] == nested.split(".")[:2]:
+    if host.split(".")[:2] == nested.split(".")[:2]:
         return []
     return [
         Finding(
             check="host",
             level="warning",
-            message=f"The image has agent server {nested}, but the host beside loopnest was made for {host}: "
+            message=f"The image has {distributions[0]} {nested}, but the host beside loopnest was made for {host}: "
             f"conversations may fail to start or be misread.",
             advice=f"Set 'version = \"{host}\"' in [loopnest.docker.build] and run 'loopnest image build'.",
         )

@@ -6,8 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from docker.utils import parse_repository_tag
 
@@ -16,11 +15,7 @@ from loopnest import ConfigurationError, EngineError, LoopFailed, Phase, Reason
 from loopnest_docker import naming
 from loopnest_docker.engine import Engine, NotOnEngine
 from loopnest_docker.settings import DockerSettings
-
-_IMAGES: Final = Path(__file__).parent / "images"
-#: The version of each dialect's nested server that this release was tested with.
-TESTED: Final = {"agent-server": "1.58.0", "openhands-v0": "1.6.0"}
-_VERSION_ARGUMENTS: Final = {"agent-server": "AGENT_SERVER_VERSION", "openhands-v0": "OPENHANDS_VERSION"}
+from loopnest_nested.dialects import get_dialect
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,7 @@ class ImageStore:
 
     def __init__(self, engine: Engine, settings: DockerSettings) -> None:
         self._engine, self._settings = engine, settings
+        self._program = get_dialect(settings.dialect).program
         self._locks: dict[str, asyncio.Lock] = {}
         self._fetched: set[str] = set()
 
@@ -57,7 +53,7 @@ class ImageStore:
     @property
     def version(self) -> str:
         """The nested server's version in the image that we build."""
-        return self._settings.build.version or TESTED.get(self._settings.dialect, "latest")
+        return self._settings.build.version or self._program.version
 
     async def ensure(self, image: str, progress: Progress = _quiet) -> Image:
         """Make sure that the engine has ``image``, as the pull policy says, and return it.
@@ -118,11 +114,13 @@ class ImageStore:
         Raises:
             LoopFailed: ``image-build-failed``, with the builder's last words.
         """
-        dialect, build = self._settings.dialect, self._settings.build
-        context = _IMAGES / dialect
-        if not context.is_dir():
-            raise ConfigurationError(f"No Dockerfile is packaged for dialect {dialect!r}. Set 'loopnest.docker.image'.")
-        arguments = {**build.args, _VERSION_ARGUMENTS[dialect]: self.version}
+        build, context = self._settings.build, self._program.image_context
+        if context is None:
+            raise ConfigurationError(
+                f"The dialect {self._settings.dialect!r} brings no Dockerfile. Set 'loopnest.docker.image' to an image "
+                f"with its server, and 'loopnest.docker.image_source' to \"pull\"."
+            )
+        arguments = {**build.args, self._program.version_argument: self.version}
         if build.base_image:
             arguments["BASE_IMAGE"] = build.base_image
 

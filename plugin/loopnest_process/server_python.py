@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from loopnest import LoopFailed, Phase, Reason
+from loopnest_nested.dialects import get_dialect
 from loopnest_process.locks import FileLocks
 from loopnest_process.settings import ProcessSettings
 
-#: By dialect: the module to look for, and the distributions to install.
-_SERVERS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    "agent-server": ("openhands.agent_server", ("openhands-agent-server", "openhands-sdk", "openhands-tools")),
-}
-#: The oldest Python that the nested server runs on.
-_OLDEST: Final = (3, 12)
 #: Without the user's site-packages, where agents install what they need: no other release of a package, and no ``.pth``
 #: file or ``usercustomize`` of theirs, is for the nested server. By a flag and not a variable, which the agents' own
 #: programs would inherit. ``-I`` would ignore the variables that operators set, too.
@@ -34,8 +29,10 @@ class ServerPython:
 
     def __init__(self, settings: ProcessSettings) -> None:
         self._settings = settings
-        self._module, self._distributions = _SERVERS.get(settings.dialect, ("", ()))
-        self._made = settings.cache_dir / f"{settings.dialect}-{settings.version}"
+        self._program = get_dialect(settings.dialect).program
+        self._module, self._distributions = self._program.module, self._program.distributions
+        self._version = settings.version or self._program.version
+        self._made = settings.cache_dir / f"{settings.dialect}-{self._version}"
         self._found: Path | None = None
         self._finding = asyncio.Lock()
 
@@ -78,6 +75,10 @@ class ServerPython:
         return self._missing("No interpreter has the nested server, and there is no 'uv' to make one with.")
 
     @property
+    def _oldest(self) -> str:
+        return ".".join(map(str, self._program.python))
+
+    @property
     def _python(self) -> Path:
         return self._made / "bin" / "python"
 
@@ -89,18 +90,21 @@ class ServerPython:
             return False
 
     async def _make(self, report: Report) -> Path:
+        if not self._distributions:
+            raise self._missing(f"No interpreter has the module {self._module!r}.")
         uv = self.uv()
         if uv is None:
             raise self.missing_uv()
         async with FileLocks(self._settings.cache_dir).hold(self._made.name):
             if not (self._made / _DONE).exists():
-                report(Phase.INSTALLING_SERVER, f"Installing {self._distributions[0]} {self._settings.version}, once.")
+                report(Phase.INSTALLING_SERVER, f"Installing {self._distributions[0]} {self._version}, once.")
                 await self._install(uv)
         return self._python
 
     async def _install(self, uv: Sequence[str]) -> None:
-        base = sys.executable if sys.version_info >= _OLDEST else ">=" + ".".join(map(str, _OLDEST))
-        wanted = [f"{name}=={self._settings.version}" for name in self._distributions]
+        fits = sys.version_info >= self._program.python
+        base = sys.executable if fits else f">={self._oldest}"
+        wanted = [f"{name}=={self._version}" for name in self._distributions]
         for arguments in (
             ("venv", "--clear", "--python", base, str(self._made)),
             ("pip", "install", "--compile-bytecode", "--python", str(self._python), *wanted),
@@ -112,10 +116,10 @@ class ServerPython:
 
     def _missing(self, problem: str, log_tail: Sequence[str] = ()) -> LoopFailed:
         what = self._distributions[0] if self._distributions else "it"
-        oldest = ".".join(map(str, _OLDEST))
+        make = "; or install 'uv', which does that" if self._distributions else ""
         return LoopFailed(
-            f"{problem} Install {what} into an environment (of Python {oldest} or newer), and set 'python' in "
-            f"[loopnest.process] to its interpreter; or install 'uv', which does that.",
+            f"{problem} Install {what} into an environment (of Python {self._oldest} or newer), and set 'python' in "
+            f"[loopnest.process] to its interpreter{make}.",
             reason=Reason.SERVER_MISSING,
             log_tail=log_tail,
         )

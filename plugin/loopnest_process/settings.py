@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from loopnest.validation import VariableName
+from loopnest.validation import LocalPath, VariableName
 
 #: Of the host's variables, those that programs need and that are no secrets of the host.
 INHERITED: Final = (
@@ -31,7 +31,7 @@ class ProcessSettings(BaseModel):
         python: an interpreter that has the nested server installed (the user's site-packages do not count); None means
             the host's own where that has it, else one in a virtual environment below ``cache_dir``, made at the first
             start (needs ``uv``).
-        version: of the nested server in that virtual environment.
+        version: of the nested server in that virtual environment; None means the one the dialect was tested with.
         cache_dir: where that virtual environment is kept; hosts may share it.
         workspaces: the directory of the agents' working directories; None means in the state directory.
         environment: variables for every nested server.
@@ -45,10 +45,10 @@ class ProcessSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     dialect: str = "agent-server"
-    python: Path | None = None
-    version: str = "1.58.0"
-    cache_dir: Path = Field(default_factory=_default_cache_dir)
-    workspaces: Path | None = None
+    python: LocalPath | None = None
+    version: str | None = None
+    cache_dir: LocalPath = Field(default_factory=_default_cache_dir)
+    workspaces: LocalPath | None = None
     environment: dict[VariableName, str] = {}
     secret_environment: dict[VariableName, SecretStr] = {}
     inherit: tuple[str, ...] = INHERITED

@@ -23,14 +23,14 @@ from bench.fleet import EACH, Fleet
 from bench.measure import Results
 from bench.program import Answer, Program
 from e2e.engine_proxy import EngineProxy
-from loopnest_docker.image import TESTED
+from loopnest_nested.dialects import get_dialect
 from namespaces import clear
 from ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SOCKET = "/var/run/docker.sock"
 STANDIN = "loopnest-test/standin:1"
-AGENT_SERVER = f"loopnest/agent-server:{TESTED['agent-server']}"
+AGENT_SERVER = f"loopnest/agent-server:{get_dialect('agent-server').program.version}"
 UPSTREAM = "loopnest-bench/upstream:1.6.0"
 
 

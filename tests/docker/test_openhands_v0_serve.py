@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-import loopnest_docker
+import loopnest_nested
 
 MEBIBYTE = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
 def serve() -> ModuleType:
-    path = Path(loopnest_docker.__file__).parent / "images" / "openhands-v0" / "serve.py"
+    path = Path(loopnest_nested.__file__).parent / "dialects" / "openhands_v0" / "image-context" / "serve.py"
     spec = importlib.util.spec_from_file_location("openhands_v0_serve", path)
     assert spec is not None
     assert spec.loader is not None

@@ -51,9 +51,9 @@ def standin(engine: docker.APIClient) -> str:
 @pytest.fixture(scope="session")
 def agent_server_image(engine: docker.APIClient) -> str:
     """The image of the real agent server."""
-    from loopnest_docker.image import TESTED
+    from loopnest_nested.dialects import get_dialect
 
-    return requirements.image(engine, f"loopnest/agent-server:{TESTED['agent-server']}")
+    return requirements.image(engine, f"loopnest/agent-server:{get_dialect('agent-server').program.version}")
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from loopnest import Llm, Loop, LoopFailed, LoopManager, LoopQuery, Message, RawEvent, Secret, StartLoop
 from loopnest_cli import scripted_model
 from loopnest_docker.engine import Engine
-from loopnest_docker.image import TESTED
 from loopnest_docker.network import Network
 from loopnest_docker.settings import DockerSettings
 from loopnest_nested.client import NestedServer, new_http_client
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 @pytest.fixture(scope="session")
 def openhands_v0_image(engine) -> str:
-    return requirements.image(engine, f"loopnest/openhands-v0:{TESTED['openhands-v0']}")
+    return requirements.image(engine, f"loopnest/openhands-v0:{get_dialect('openhands-v0').program.version}")
 
 
 @pytest.fixture

@@ -108,10 +108,10 @@ async def test_an_environment_that_can_t_be_made_is_explained_and_tried_again(fi
     assert [line.split()[0] for line in asked.read_text().splitlines()].count("venv") == 2
 
 
-async def test_a_dialect_that_is_not_known_here_needs_a_named_interpreter(find):
+async def test_a_dialect_without_distributions_needs_a_named_interpreter(find):
     with pytest.raises(LoopFailed, match="set 'python'"):
-        await find(dialect="other").ensure(nothing)
-    assert await find(dialect="other", python=sys.executable).ensure(nothing) == Path(sys.executable)
+        await find(dialect="openhands-v0").ensure(nothing)
+    assert await find(dialect="openhands-v0", python=sys.executable).ensure(nothing) == Path(sys.executable)
 
 
 async def test_an_installation_ends_with_who_waits_for_it(find, fake_uv, monkeypatch):

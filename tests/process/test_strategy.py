@@ -31,6 +31,7 @@ from loopnest.testing import said
 from loopnest_process import boot
 from loopnest_process.hooks import ProcessStrategy
 from loopnest_process.registry import Registry
+from loopnest_process.settings import ProcessSettings
 
 from ..processes import kill_processes_of, processes_of
 from ..received import received
@@ -506,3 +507,13 @@ async def test_an_image_is_refused_by_its_name(opened):
         with pytest.raises(InvalidRequest, match="'image' can't be chosen: the strategy 'process' does not run images"):
             await loops.start_loop(start_request("c1", image="python:3.13"), ALICE)
         assert await loops.list_loops(LoopQuery(user_id=ALICE)) == []
+
+
+def test_relative_paths_begin_where_the_program_was_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/alice")
+    own = ProcessSettings(python="venv/bin/python", workspaces="~/work", cache_dir="cache")
+    assert [str(path) for path in (own.python, own.workspaces, own.cache_dir)] == [
+        *(f"{tmp_path}/venv/bin/python", "/home/alice/work", f"{tmp_path}/cache")
+    ]
+    assert LoopnestSettings(state_dir="state").state_dir == tmp_path / "state"

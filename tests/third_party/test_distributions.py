@@ -72,7 +72,7 @@ def python(tmp_path_factory):
     run(*uv, "venv", "--quiet", "--python", sys.executable, "venv", cwd=place)
     python = place / "venv" / "bin" / "python"
     (wheel,) = place.glob("*.whl")
-    distributions = [wheel, HERE / "in-memory-loops", HERE / "redact-events"]
+    distributions = [wheel, HERE / "in-memory-loops", HERE / "redact-events", HERE / "echo-dialect"]
     run(*uv, "pip", "install", "--quiet", "--no-deps", "--python", python, *distributions, cwd=place)
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=place).strip())
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
@@ -105,3 +105,68 @@ def test_the_strategy_conforms_with_nothing_but_its_own_test_file(python, tmp_pa
 def test_they_are_as_small_as_the_readme_says():
     strategy = (HERE / "in-memory-loops" / "in_memory_loops.py").read_text().splitlines()
     assert len(strategy) < 100
+
+
+ECHO_TOML = """
+[loopnest]
+strategy = "process"
+state_dir = "state"
+
+[loopnest.process]
+dialect = "echo"
+"""
+DRIVE_ECHO = """
+import asyncio, json
+from loopnest import Conversation, LoopManager, Message, StartLoop
+from loopnest_nested.client import new_http_client, server_of
+from loopnest_nested.dialects import get_dialect
+
+async def main():
+    async with LoopManager.from_config() as loops:
+        first = Conversation(initial_message=Message(text="one"))
+        loop = await loops.start_loop(StartLoop(conversation_id="c1", conversation=first), "alice")
+        await loops.send_event("c1", Message(text="two"), "alice")
+        closed = await loops.close_session("c1", "alice")
+        delivery = await loops.send_event("c1", Message(text="three"), "alice")
+        again = await loops.get_loop("c1", "alice")
+        async with new_http_client() as http:
+            events = [event async for event in get_dialect("echo").events(server_of(again, http), "c1", follow=False)]
+        await loops.close_session("c1", "alice", remove=True)
+    print(json.dumps({
+        "dialect": loop.dialect,
+        "graceful": closed.graceful,
+        "response": delivery.response,
+        "texts": [event["text"] for event in events],
+    }))
+
+asyncio.run(main())
+"""
+
+
+def test_a_dialect_drives_its_server_by_configuration_alone(python, tmp_path):
+    (tmp_path / "loopnest.toml").write_text(ECHO_TOML)
+    driven = json.loads(run(python, "-B", "-c", DRIVE_ECHO, cwd=tmp_path))
+    assert driven == {
+        "dialect": "echo",
+        "graceful": True,
+        "response": {"echo": "three"},
+        "texts": ["one", "two", "three"],
+    }
+
+
+def test_a_dialect_without_a_dockerfile_asks_for_an_image(python, tmp_path):
+    program = """
+import asyncio
+from loopnest import ConfigurationError
+from loopnest_docker.engine import Engine
+from loopnest_docker.image import ImageStore
+from loopnest_docker.settings import DockerSettings
+
+settings = DockerSettings(dialect="echo")
+try:
+    asyncio.run(ImageStore(Engine(settings.engine), settings).build())
+except ConfigurationError as error:
+    print(error.message)
+"""
+    message = run(python, "-B", "-c", program, cwd=tmp_path)
+    assert message.startswith("The dialect 'echo' brings no Dockerfile. Set 'loopnest.docker.image' to an image")

@@ -1,20 +1,30 @@
-"""How to speak to each kind of nested server.
+"""Dialects: how to install, start and drive each kind of nested server.
 
-A dialect knows one kind of nested server: how to start its process and how to drive it over HTTP. It holds no state,
-and knows nothing of containers or processes. Adding one is a module here and a line in `DIALECTS`.
+A dialect knows one kind of nested server: what to install, how to start its process, and its HTTP API. It holds no
+state, and knows nothing of containers or processes. Distributions offer dialects by entry points of the group
+``loopnest.dialects``, named as in the setting ``dialect``: a class without arguments, or an object.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
 
+from importlib_metadata import EntryPoint, entry_points
 from pydantic import JsonValue, SecretStr
 
-from loopnest import ConfigurationError, Event, StartLoop
+from loopnest import AmbiguousPlugin, BrokenPlugin, Event, StartLoop, UnknownPlugin
+from loopnest.selection import source_of
+from loopnest.settings import did_you_mean
 from loopnest_nested.client import NestedServer
 from loopnest_nested.session_keys import Keys
+
+#: The entry-point group in which distributions offer dialects.
+GROUP: Final = "loopnest.dialects"
 
 
 @dataclass(frozen=True)
@@ -30,10 +40,32 @@ class Place:
     data: str
 
 
+@dataclass(frozen=True)
+class Program:
+    """The program of a nested server, and how strategies obtain it.
+
+    Attributes:
+        version: of the program that this release of the dialect was tested with.
+        module: that an interpreter with the program can import; empty where an interpreter can't be recognized.
+        distributions: to install with ``version``, the program's own first; empty where they can't be installed so.
+        python: the oldest Python that it runs on.
+        image_context: a directory with a Dockerfile; None where operators must name an image.
+        version_argument: the build argument of the Dockerfile that takes the version.
+    """
+
+    version: str
+    module: str = ""
+    distributions: tuple[str, ...] = ()
+    python: tuple[int, int] = (3, 10)
+    image_context: Path | None = None
+    version_argument: str = "VERSION"
+
+
 class Dialect(Protocol):
-    """What a strategy must know of a kind of nested server."""
+    """What a strategy must know of a kind of nested server. All methods are required."""
 
     name: str
+    program: Program
 
     def command(self, host: str, port: int) -> Sequence[str]:
         """The command line of the server, without the Python interpreter (``-m module ...``)."""
@@ -102,16 +134,38 @@ class Dialect(Protocol):
         """The conversation's events so far, oldest first, and with ``follow`` all further ones until cancelled."""
 
 
+@functools.cache
 def get_dialect(name: str) -> Dialect:
-    """Return the dialect called ``name``.
+    """Return the dialect called ``name``; only that one is imported.
 
     Raises:
-        ConfigurationError: there is none; the message lists those there are.
+        UnknownPlugin: there is none; the message lists those there are.
+        AmbiguousPlugin: several distributions offer it; the message names them.
+        BrokenPlugin: it can't be imported, or is no dialect.
     """
-    from loopnest_nested.dialects.agent_server import AgentServer  # noqa: PLC0415 - it imports this module
-    from loopnest_nested.dialects.openhands_v0 import OpenHandsV0  # noqa: PLC0415 - it imports this module
+    points = entry_points(group=GROUP)
+    found = list(points.select(name=name))
+    if not found:
+        raise UnknownPlugin(f"There is no dialect {name!r}.{did_you_mean(name, points.names)}")
+    if len(found) > 1:
+        offers = ", ".join(sorted(source_of(point) for point in found))
+        raise AmbiguousPlugin(f"The dialect {name!r} is offered by {offers}. Uninstall all but one.")
+    return _load(found[0])
 
-    dialects: dict[str, Dialect] = {AgentServer.name: AgentServer(), OpenHandsV0.name: OpenHandsV0()}
-    if name not in dialects:
-        raise ConfigurationError(f"Unknown dialect {name!r}. Known: {', '.join(sorted(dialects))}.")
-    return dialects[name]
+
+def _load(point: EntryPoint) -> Dialect:
+    try:
+        loaded: Any = point.load()
+        dialect = loaded() if inspect.isclass(loaded) else loaded
+    except Exception as error:
+        raise BrokenPlugin(
+            f"The dialect {point.name!r} ({source_of(point)}) failed to load: {type(error).__name__}: {error}."
+        ) from error
+    if lacking := sorted(name for name in _MEMBERS if not hasattr(dialect, name)):
+        raise BrokenPlugin(f"{point.name!r} ({source_of(point)}) is no dialect: it lacks {', '.join(lacking)}.")
+    return cast("Dialect", dialect)
+
+
+_MEMBERS: Final = frozenset(Dialect.__annotations__) | {
+    name for name, member in vars(Dialect).items() if inspect.isfunction(member) and not name.startswith("_")
+}

@@ -42,6 +42,8 @@ class Shelving(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
 class Shelf:
     """Runs nothing."""
 
+    CAPABILITIES = frozenset({"image", "logs", "shared", "survives-host"})
+
     Settings = Shelving
 
     def __init__(self, settings: Shelving) -> None:

@@ -8,9 +8,8 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from loopnest import ConfigurationError
-from loopnest_docker.image import TESTED
+from loopnest_nested.dialects import get_dialect
 from loopnest_openhands.agent_server import upstream
-from loopnest_process.settings import ProcessSettings
 
 from ...documents import ROOT
 
@@ -87,4 +86,4 @@ def test_one_release_is_installed_and_built_everywhere():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     newest = upstream.TESTED[-1]
     assert extras["agent-server"] == [f"{name}=={newest}; python_version >= '3.12'" for name in (SERVER, SDK, TOOLS)]
-    assert (TESTED["agent-server"], ProcessSettings().version) == (newest, newest)
+    assert get_dialect("agent-server").program.version == newest

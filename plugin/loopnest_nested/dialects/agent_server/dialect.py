@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -14,7 +15,7 @@ from pydantic import JsonValue, SecretStr
 from loopnest import Control, Conversation, Event, NestedError, RawEvent, Reason, StartLoop
 from loopnest.aio import limited
 from loopnest_nested.client import NestedServer
-from loopnest_nested.dialects import Place
+from loopnest_nested.dialects import Place, Program
 from loopnest_nested.dialects.agent_server import history
 from loopnest_nested.dialects.agent_server.checkout import check_out
 from loopnest_nested.dialects.agent_server.creation import creation, message
@@ -44,6 +45,14 @@ class AgentServer:
     """
 
     name = "agent-server"
+    program = Program(
+        version="1.58.0",
+        module="openhands.agent_server",
+        distributions=("openhands-agent-server", "openhands-sdk", "openhands-tools"),
+        python=(3, 12),
+        image_context=Path(__file__).parent / "image-context",
+        version_argument="AGENT_SERVER_VERSION",
+    )
 
     def command(self, host: str, port: int) -> Sequence[str]:
         """The command line of the server, without the Python interpreter."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import JsonValue, SecretStr
 
 from loopnest import Control, Conversation, Event, Message, NestedError, RawEvent, StartLoop
 from loopnest_nested.client import NestedServer
-from loopnest_nested.dialects import Place
+from loopnest_nested.dialects import Place, Program
 from loopnest_nested.dialects.openhands_v0 import agent
 from loopnest_nested.dialects.openhands_v0.creation import creation, secrets_in, settings_of, tokens_of
 from loopnest_nested.dialects.openhands_v0.mailbox import Mailboxes
@@ -28,6 +29,12 @@ class OpenHandsV0:
     """The dialect ``openhands-v0``, tried with openhands-ai 1.6.0."""
 
     name = "openhands-v0"
+    # It needs more than its distributions: see the Dockerfile.
+    program = Program(
+        version="1.6.0",
+        image_context=Path(__file__).parent / "image-context",
+        version_argument="OPENHANDS_VERSION",
+    )
 
     def __init__(self) -> None:
         self._mailboxes = Mailboxes()
