@@ -26,7 +26,7 @@ from typing import Final
 
 
 class Reason:
-    """The stable reason codes. A strategy may add codes of its own, in kebab case."""
+    """The stable reason codes; ``docs/errors.md`` explains each. A strategy may have more, in kebab case."""
 
     CONFIGURATION: Final = "configuration"
     INVALID_REQUEST: Final = "invalid-request"
@@ -60,6 +60,7 @@ class Reason:
     NESTED_UNREACHABLE: Final = "nested-unreachable"
     NESTED_TIMEOUT: Final = "nested-timeout"
     NESTED_REFUSED: Final = "nested-refused"
+    CLONE_FAILED: Final = "clone-failed"
     NOT_RUNNING: Final = "not-running"
 
 

@@ -47,6 +47,13 @@ class Timeouts(BaseModel, frozen=True, extra="forbid"):
     """How long, in seconds, `LoopManager` waits for the plugins to answer a hook.
 
     Backstops against plugins that hang: a strategy has finer limits of its own.
+
+    Attributes:
+        start: for ``start_loop``, which may pull or build an image.
+        close: for ``close_session``.
+        list: for ``list_loops``, in listings and lookups.
+        send: for ``send_event``; a nested server may take a message only when the agent's tool has ended.
+        other: for every other hook.
     """
 
     start: float = Field(default=1800, gt=0)

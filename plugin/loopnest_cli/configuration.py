@@ -36,7 +36,7 @@ def config(
     if as_example and (check or as_json):
         raise InvalidRequest("'--example' goes with no other option.")
     if as_example:
-        typer.echo(example(LoopnestSettings, _models()), nl=False)
+        typer.echo(example(LoopnestSettings, models()), nl=False)
         return
     options: Options = ctx.obj
     configuration = Configuration.read(options.config)
@@ -62,7 +62,7 @@ def _print(configuration: Configuration, entries: list[Entry]) -> None:
     print_table([Column("key"), Column("value"), Column("source")], rows)
 
 
-def _models() -> dict[str, type[BaseModel]]:
+def models() -> dict[str, type[BaseModel]]:
     """The models of all plugins that can be imported."""
     found = {}
     for point in sorted(installed(), key=lambda point: point.name):

@@ -7,6 +7,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ByteSize
@@ -80,4 +81,6 @@ def _toml(value: Any) -> str:
         return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple | set | frozenset):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, Path) and value.is_relative_to(Path.home()):
+        return json.dumps(f"~/{value.relative_to(Path.home())}")
     return json.dumps(str(value))

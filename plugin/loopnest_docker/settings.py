@@ -114,7 +114,8 @@ class DockerSettings(Table):
         command: instead of the image's own; it is run in ``/``, and must listen on all addresses of the container.
         port: the nested server's port inside the container.
         extra_ports: further ports inside that are published, for servers that the agent starts.
-        workspace: the agent's directory inside the container; ``data`` the nested server's own.
+        workspace: the agent's directory inside the container.
+        data: the nested server's own directory inside the container: conversations, settings.
         memory: hard limit, swap included.
         cpus: how many processors the container may use.
         pids: how many processes and threads it may have.
@@ -123,7 +124,8 @@ class DockerSettings(Table):
         runtime: an OCI runtime the engine knows, such as ``runsc``.
         gpus: how many GPUs, -1 for all.
         devices: host devices, ``/dev/x`` or ``/dev/x:/dev/y:rwm``.
-        environment: variables for every nested server; ``secret_environment`` for those nobody else may see.
+        environment: variables for every nested server, which all users of the engine can see.
+        secret_environment: variables for every nested server that only its process sees.
         mounts: bind mounts and volumes.
         extra_hosts: lines for ``/etc/hosts``: name to address, or to ``host-gateway``.
         labels: more labels for every container.

@@ -35,7 +35,11 @@ _STANDALONE: Final = (
 
 
 class ClassSettings(BaseModel):
-    """The table ``[loopnest.openhands-class]``: the dotted name of a conversation manager of the host."""
+    """Settings of the strategy that runs loops in a conversation manager of the legacy host.
+
+    Attributes:
+        manager_class: the dotted name of the conversation manager.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

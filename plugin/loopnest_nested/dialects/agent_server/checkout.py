@@ -17,13 +17,12 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import SecretStr
 
-from loopnest import Conversation, NestedError
+from loopnest import Conversation, NestedError, Reason
 from loopnest_nested.client import NestedServer
 from loopnest_nested.dialects import Place
 from loopnest_nested.redaction import redacted
 
 #: The reason code of a repository that can't be cloned.
-CLONE_FAILED: Final = "clone-failed"
 #: Seconds for a clone.
 CLONE_LIMIT: Final = 600
 _NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)+")
@@ -223,4 +222,4 @@ def _userinfo(url: str) -> tuple[SecretStr, ...]:
 
 
 def _failed(message: str) -> NestedError:
-    return NestedError(message, reason=CLONE_FAILED)
+    return NestedError(message, reason=Reason.CLONE_FAILED)
