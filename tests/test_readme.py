@@ -47,7 +47,7 @@ def test_the_configuration_is_valid(tmp_path):
 
 
 def test_the_host_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(ROOT / "tests" / "third_party" / "in-memory-loops")
+    monkeypatch.syspath_prepend(ROOT / "examples" / "in-memory-loops")
     from in_memory_loops import InMemoryStrategy
 
     def from_config() -> LoopManager:

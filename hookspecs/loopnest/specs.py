@@ -158,7 +158,7 @@ async def send_event(conversation_id: str, loop: Loop, event: Event) -> Delivery
         LoopFailed: the loop is not running any more.
 
     Example:
-        Redact, then let the strategy deliver (see ``tests/third_party`` for the whole package)::
+        Redact, then let the strategy deliver (see ``examples/redact-events`` for the whole package)::
 
             @hookimpl(wrapper=True)
             def send_event(event): ...

@@ -47,7 +47,7 @@ class TestPart(Original):
 
 del Original
 """
-PACKAGE = ROOT / "tests" / "third_party" / "in-memory-loops"
+PACKAGE = ROOT / "examples" / "in-memory-loops"
 OPTIONS = ("-o", "asyncio_mode=auto", "-o", f"pythonpath={PACKAGE}")
 
 

@@ -70,7 +70,7 @@ class Stage:
 
 def override(directory: Path) -> str:
     """Install the third-party override ``redact`` below ``directory``, and return its place for ``PYTHONPATH``."""
-    root = Path(__file__).parents[1] / "third_party" / "redact-events"
+    root = Path(__file__).parents[2] / "examples" / "redact-events"
     info = directory / "redact_events-0.1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: redact-events\nVersion: 0.1.0\n")

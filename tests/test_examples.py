@@ -1,4 +1,4 @@
-"""Strategies and overrides of third parties work as ordinary installed packages, in an environment of their own."""
+"""The examples work as ordinary installed packages, in an environment of their own, and are what the guide quotes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 TOML = """
 [loopnest]
 strategy = "in-memory"
@@ -72,7 +73,7 @@ def python(tmp_path_factory):
     run(*uv, "venv", "--quiet", "--python", sys.executable, "venv", cwd=place)
     python = place / "venv" / "bin" / "python"
     (wheel,) = place.glob("*.whl")
-    distributions = [wheel, HERE / "in-memory-loops", HERE / "redact-events", HERE / "echo-dialect"]
+    distributions = [wheel, *(path for path in EXAMPLES.iterdir() if path.is_dir())]
     run(*uv, "pip", "install", "--quiet", "--no-deps", "--python", python, *distributions, cwd=place)
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=place).strip())
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
@@ -93,7 +94,7 @@ def test_both_are_found_configured_and_called_in_order(python, tmp_path):
 
 
 def test_the_strategy_conforms_with_nothing_but_its_own_test_file(python, tmp_path):
-    shutil.copy(HERE / "in-memory-loops" / "test_in_memory_loops.py", tmp_path)
+    shutil.copy(EXAMPLES / "in-memory-loops" / "test_in_memory_loops.py", tmp_path)
     report = tmp_path / "report.json"
     options = ["-p", "no:cacheprovider", "-p", "loopnest.testing.report", f"--loopnest-report={report}"]
     assert " passed" in run(python, "-m", "pytest", "-q", *options, tmp_path, cwd=tmp_path)
@@ -103,7 +104,7 @@ def test_the_strategy_conforms_with_nothing_but_its_own_test_file(python, tmp_pa
 
 
 def test_they_are_as_small_as_the_readme_says():
-    strategy = (HERE / "in-memory-loops" / "in_memory_loops.py").read_text().splitlines()
+    strategy = (EXAMPLES / "in-memory-loops" / "in_memory_loops.py").read_text().splitlines()
     assert len(strategy) < 100
 
 
@@ -170,3 +171,51 @@ except ConfigurationError as error:
 """
     message = run(python, "-B", "-c", program, cwd=tmp_path)
     assert message.startswith("The dialect 'echo' brings no Dockerfile. Set 'loopnest.docker.image' to an image")
+
+
+@pytest.mark.parametrize("file", ["hide-demos/hide_demos.py"])
+def test_the_guide_quotes_an_example_word_by_word(file):
+    guide = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    name = Path(file).name
+    assert f"```python\n# {name}\n{(EXAMPLES / file).read_text(encoding='utf-8')}```" in guide
+
+
+ROUTE_TOML = """
+[loopnest]
+strategy = "in-memory"
+overrides = ["hide-demos", "route-customer"]
+state_dir = "state"
+
+[loopnest.route-customer]
+customer = "acme"
+"""
+DRIVE_ROUTE = """
+import asyncio, json
+from loopnest import EVERYONE, LoopManager, LoopQuery, Message, StartLoop
+
+async def main():
+    async with LoopManager.from_config() as loops:
+        acme = await loops.start_loop(StartLoop(conversation_id="c1", tags={"customer": "acme"}), "alice")
+        ours = await loops.start_loop(StartLoop(conversation_id="c2"), "alice")
+        await loops.start_loop(StartLoop(conversation_id="demo-1"), "alice")
+        hello = Message(text="hello")
+        sent = [(await loops.send_event(name, hello, "alice")).response for name in ("c1", "c2", "demo-1")]
+        listed = sorted(loop.conversation_id for loop in await loops.list_loops(LoopQuery(user_id="alice")))
+        closed = await loops.close_session("c1", EVERYONE)
+        again = await loops.send_event("c1", hello, "alice")
+    print(json.dumps([acme.strategy, ours.strategy, sent, listed, closed.already, again.response]))
+
+asyncio.run(main())
+"""
+
+
+def test_overrides_hide_and_route_loops_by_configuration_alone(python, tmp_path):
+    (tmp_path / "loopnest.toml").write_text(ROUTE_TOML)
+    assert json.loads(run(python, "-B", "-c", DRIVE_ROUTE, cwd=tmp_path)) == [
+        "acme",
+        "in-memory",
+        ["acme has it", None, None],
+        ["c1", "c2"],
+        False,
+        "acme has it",
+    ]
