@@ -28,7 +28,7 @@ app = new_app()
 def plugins(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the installed plugins: what they implement, what each is used for, and what is wrong with it.
 
-    Imports them all, unlike a host, which imports only those it is told to use.
+    Imports them all, unlike a host, which imports only those that the configuration names.
 
     --json: {"plugins": [{"name", "distribution", "version", "module", "hooks", "role", "order", "problem",
     "warnings"}]}, with role strategy, override or unused; problem is null where it can be used.
@@ -132,10 +132,10 @@ def _state_directory(directory: Path) -> Finding:
 
 
 def _unused(found: list[SurveyedPlugin]) -> Iterator[Finding]:
-    """Broken packages that nobody asked for; those in use are told of by `_asked`."""
+    """Broken packages that the configuration does not name; `_asked` reports those in use."""
     for plugin in found:
         if plugin.problem and plugin.role == "unused":
-            check, advice = f"plugin {plugin.name}", "It is not used, and so hurts nobody. Repair or uninstall it."
+            check, advice = f"plugin {plugin.name}", "It is not used, so nothing depends on it. Repair or uninstall it."
             yield Finding(check=check, level="warning", message=plugin.problem, advice=advice)
 
 

@@ -61,7 +61,7 @@ def start(
     *,
     message: Annotated[str | None, typer.Option("--message", "-m", help="The first message; - reads it.")] = None,
     user: Annotated[
-        str | None, typer.Option("--user", metavar="ID", help="Who owns the loop.  [default: nobody]")
+        str | None, typer.Option("--user", metavar="ID", help="The user who owns the loop.  [default: no user]")
     ] = None,
     repository: Annotated[str | None, typer.Option(help="Clone owner/name, or a URL, into the workspace.")] = None,
     branch: Annotated[str | None, typer.Option(help="Of the repository.")] = None,

@@ -66,7 +66,7 @@ def _secret(name: str) -> str:
     name, equals, _ = name.partition("=")
     if equals:
         raise InvalidRequest(
-            f"'--secret' takes a name only, as everybody on this machine can read a command line. Put the value into "
+            f"'--secret' takes a name only, as all users of this machine can read a command line. Put the value into "
             f"the environment variable {name}, or give '{name}=-' and type it."
         )
     if name not in os.environ:

@@ -27,7 +27,7 @@ def manager(ctx: typer.Context) -> LoopManager:
 
 
 def scope(user: str | None) -> str | Everyone:
-    """The operator acts for everyone, unless told to act for one user."""
+    """The operator acts for all users, unless ``--user`` names one."""
     return EVERYONE if user is None else user
 
 

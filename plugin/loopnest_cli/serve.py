@@ -35,7 +35,7 @@ def agent_server(
     """Serve the OpenHands agent server's API, each conversation in a loop of its own.
 
     Its own settings are its OH_* variables: OH_SESSION_API_KEYS_0 (the key that clients show), OH_SECRET_KEY,
-    OH_CONVERSATION_IDLE_TTL_SECONDS (stop loops that nobody uses; 1200), OH_CONVERSATION_RUNTIME_SELECTABLE (allow
+    OH_CONVERSATION_IDLE_TTL_SECONDS (stop loops that are not in use; 1200), OH_CONVERSATION_RUNTIME_SELECTABLE (allow
     local conversations too).
     """
     options: Options = ctx.obj
@@ -80,4 +80,4 @@ def _is_loopback(host: str) -> bool:
 def _warn_if_open(host: str) -> None:
     keyed = any(name.startswith("OH_SESSION_API_KEYS") or name == "SESSION_API_KEY" for name in os.environ)
     if not keyed and not _is_loopback(host):
-        typer.echo(f"warning: everybody who reaches {host} may do everything. Set OH_SESSION_API_KEYS_0.", err=True)
+        typer.echo(f"warning: every client that reaches {host} may do everything. Set OH_SESSION_API_KEYS_0.", err=True)

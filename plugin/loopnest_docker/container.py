@@ -56,7 +56,7 @@ class ContainerSpec:
         """Tell containers apart that were made from different specifications: 12 hex digits, public.
 
         Args:
-            secret: the host's, without which nobody can guess the secret variables from the digits.
+            secret: the host's, without which the secret variables can't be guessed from the digits.
         """
         facts = asdict(self)
         facts["secret_environment"] = {key: it.get_secret_value() for key, it in self.secret_environment.items()}

@@ -185,8 +185,8 @@ class Engine:
 async def complete(work: Awaitable[_T], note: Callable[[_T], None]) -> _T:
     """Await ``work`` to its end, even when cancelled meanwhile, and ``note`` its result before going on or away.
 
-    A call that makes something goes on in its thread when its caller is cancelled: without the result nobody could
-    remove what it made.
+    A call that makes something goes on in its thread when its caller is cancelled: without the result, what it
+    made could not be removed.
     """
     task = asyncio.ensure_future(work)
     try:

@@ -16,7 +16,7 @@ _EXIT_CODE: Final = re.compile(r"\((\d+)\)")
 
 @dataclass(frozen=True)
 class Facts:
-    """What one entry of the engine's listing says of a loop's container.
+    """What one entry of the engine's listing has about a loop's container.
 
     Attributes:
         state: ``created``, ``running``, ``paused``, ``restarting``, ``removing``, ``exited`` or ``dead``.
@@ -66,7 +66,7 @@ class Slot:
     """A container of the pool, or the token of one: see `loopnest_docker.pool`.
 
     Attributes:
-        role: ``slot``, ``token``, or ``taken`` for a token that somebody has.
+        role: ``slot``, ``token``, or ``taken`` for a token that was claimed.
     """
 
     role: str
@@ -84,8 +84,8 @@ def read_slot(entry: Mapping[str, Any]) -> Slot | None:
     role = labels.get(naming.ROLE)
     if role not in {"slot", "token"} or read(entry):
         return None
-    nobody, name = naming.LoopName(labels[naming.NAMESPACE], "pool", "pool"), entry["Names"][0].lstrip("/")
-    return Slot("taken" if name.startswith(naming.TAKEN) else role, _read(entry, name, nobody))
+    unclaimed, name = naming.LoopName(labels[naming.NAMESPACE], "pool", "pool"), entry["Names"][0].lstrip("/")
+    return Slot("taken" if name.startswith(naming.TAKEN) else role, _read(entry, name, unclaimed))
 
 
 def read(entry: Mapping[str, Any]) -> Facts | None:

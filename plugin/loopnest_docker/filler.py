@@ -22,7 +22,7 @@ from loopnest_nested import session_keys
 _log = logging.getLogger(__name__)
 #: Seconds between looks at the pool while nothing happens.
 _INTERVAL: Final = 15.0
-#: Seconds beyond the start timeout after which a slot without a token is nobody's.
+#: Seconds beyond the start timeout after which a slot without a token was abandoned.
 _GRACE: Final = 10
 #: Seconds that warming up may take; a slot that is slower is given away as it is.
 _WARM_UP: Final = 5.0
@@ -94,7 +94,7 @@ class Filler:
         surplus = [slot.nonce for slot in slots if pool.fits(slot, spec)][self.size :]
         for slot in slots:
             token = tokens.pop(slot.nonce, None)
-            if token is None:  # booting, or claimed at this very moment: nobody's only after a while
+            if token is None:  # booting, or being claimed right now: abandoned only after a while
                 useless = slot.container.down or self._age(slot) > self._parts.settings.start_timeout + _GRACE
             else:
                 useless = slot.nonce in surplus or self._is_useless(slot, spec)
@@ -149,7 +149,7 @@ class Filler:
         for slot in await self._parts.inventory.slots("slot"):
             if slot.container.id == container_id:
                 return slot
-        raise LoopFailed("A container of the pool was removed by somebody else.", reason=Reason.KILLED)
+        raise LoopFailed("A container of the pool was removed by another process.", reason=Reason.KILLED)
 
     def _age(self, slot: Slot) -> float:
         """Seconds since it was created, both by the engine's clock."""

@@ -152,7 +152,7 @@ class ImageStore:
         image: str,
         progress: Progress,
     ) -> None:
-        """Run a pull or a build on a thread, and tell how it goes."""
+        """Run a pull or a build on a thread, and report its progress."""
         tracker = _Tracker()
         async for line in self._stream(lines):
             if error := line.get("error"):

@@ -102,7 +102,7 @@ class Inventory:
             raise
 
     async def of(self, conversation_id: str) -> list[Facts]:
-        """The containers of a conversation, whoever owns it, oldest first: at most one, but for races."""
+        """The containers of a conversation of any owner, oldest first: at most one, except in races."""
         await self.all()
         return self._by_conversation.get(conversation_id, [])
 

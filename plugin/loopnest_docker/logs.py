@@ -37,7 +37,7 @@ async def _follow(engine: Engine, container_id: str, tail: int) -> AsyncIterator
             for chunk in stream:
                 loop.call_soon_threadsafe(queue.put_nowait, chunk)
         finally:
-            with contextlib.suppress(RuntimeError):  # nobody reads any more, and the event loop is closed
+            with contextlib.suppress(RuntimeError):  # the reader has gone, and the event loop is closed
                 loop.call_soon_threadsafe(queue.put_nowait, None)
 
     threading.Thread(target=pump, name="loopnest-logs", daemon=True).start()

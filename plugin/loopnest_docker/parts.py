@@ -33,7 +33,7 @@ class Parts:
     requested: RequestSecrets = field(default_factory=RequestSecrets, repr=False)
 
     def secrets(self, container: Facts) -> tuple[SecretStr, ...]:
-        """What the nested server knows and nobody may read in its log."""
+        """The secrets of the nested server, which must not appear in its log."""
         keys = self.view.keys(container)
         requested = self.requested.of(container.loop.conversation_id)
         return (keys.session, keys.at_rest, *self.settings.secret_environment.values(), *requested)

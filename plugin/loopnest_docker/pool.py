@@ -25,7 +25,7 @@ from loopnest_docker.image import Progress
 from loopnest_docker.parts import Parts
 from loopnest_nested import session_keys
 
-#: What slots are made for: nobody yet. Plugins see it in ``configure_container``.
+#: The request of slots, which have no conversation yet. Plugins see it in ``configure_container``.
 NOBODY_YET: Final = StartLoop(conversation_id="pool")
 
 
@@ -115,7 +115,7 @@ async def take_token(parts: Parts, token: Slot) -> bool:
 
 
 async def remove(parts: Parts, container_id: str) -> None:
-    """Remove a slot or a token that nobody may claim any more; one that is gone is fine."""
+    """Remove a slot or a token that must not be claimed any more; one that is gone is no error."""
     with contextlib.suppress(NotOnEngine, EngineConflict):
         await parts.engine.call("remove_container", container_id, force=True, v=True)
     parts.inventory.touch(container_id)

@@ -1,7 +1,7 @@
 """The file that brings secret variables into a container.
 
-What the nested server's process must know and nobody else may see is no part of the container's configuration, which
-anybody who may ask the engine can read: it is copied into the container before each start as a file, which the
+Secrets of the nested server are no part of the container's configuration, which every user of the engine can read. They
+are copied into the container before each start as a file, which the
 entry point reads and removes.
 
 The file also changes the working directory, as that reaches containers of earlier releases at their next start, too.

@@ -1,7 +1,7 @@
 """One start of one loop: the state machine of its container.
 
-Every step reads what the engine has and does what is missing, so that a start can be taken up by anybody at any line:
-by another process that wants the same loop, or by the next host after this one died.
+Every step reads what the engine has and does what is missing, so that any process can take a start up at any line:
+another one that starts the same loop, or the next host after this one died.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Contended(LoopNotFound):
 
 
 class Start:
-    """Brings one loop up from whatever state it is in; what it made goes again if it fails.
+    """Brings one loop up from any state; removes what it made if it fails.
 
     Args:
         gate: bounds how many containers are being created and started at once.
@@ -92,13 +92,13 @@ class Start:
             try:
                 await self._step(container)
             except EngineConflict:
-                pass  # somebody else was faster: look again
+                pass  # another process was faster: look again
             except NotOnEngine as error:
                 await self._repair(container, error)
             container = await self._look()
             if container is None and self._made:
                 raise LoopFailed("The loop was closed while it was starting.", reason=Reason.INTERRUPTED)
-        raise LoopFailed("The container keeps changing; is somebody else managing it?", reason=Reason.INTERRUPTED)
+        raise LoopFailed("The container keeps changing. Does another program manage it?", reason=Reason.INTERRUPTED)
 
     async def _step(self, container: Facts | None) -> None:
         engine = self._parts.engine

@@ -40,7 +40,7 @@ class PoolPerServer(httpx.AsyncBaseTransport):
     """One small connection pool for each server.
 
     httpx's pool looks at each of its idle connections, with a system call, at each request: with 100 idle ones a
-    request took 8 times as long as with none. Pools that nobody uses are closed by later requests to anybody.
+    request took 8 times as long as with none. Pools that are not in use are closed by later requests to any server.
     """
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ _SECRET_KEY: Final = re.compile(r"key|token|secret|pass|pwd|credential|authoriza
 
 
 def secrets_of(request: StartLoop) -> tuple[SecretStr, ...]:
-    """Everything in ``request`` that nobody may read, also where it stands in ``settings`` or in a URL."""
+    """The secrets in ``request``, also those in ``settings`` or in a URL."""
     return tuple(_secrets_of(request))
 
 
@@ -78,7 +78,7 @@ def _secrets_of(request: StartLoop) -> Iterator[SecretStr]:
 
 
 def _in_variables(variables: Mapping[str, SecretStr]) -> Iterator[SecretStr]:
-    """All but short ones with harmless names: nobody could read a text without every ``true``."""
+    """All but short ones with harmless names: a text without every ``true`` could not be read."""
     for name, value in variables.items():
         if len(value) >= _TELLING or _SECRET_KEY.search(name):
             yield value

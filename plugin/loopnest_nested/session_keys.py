@@ -39,7 +39,7 @@ def derive(secret: SecretStr, nonce: str) -> Keys:
 
 
 def fingerprint(secret: SecretStr) -> str:
-    """Return 8 hex digits that tell whether two hosts have the same secret, and nothing else about it."""
+    """Return 8 hex digits that show whether two hosts have the same secret, and nothing else about it."""
     return hmac.new(_bytes(secret), b"loopnest:fingerprint", hashlib.sha256).hexdigest()[:8]
 
 

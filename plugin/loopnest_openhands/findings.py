@@ -13,7 +13,7 @@ async def log_findings(loops: LoopManager) -> None:
     """Log what ``loopnest doctor`` would complain about, such as an image whose version is not this host's."""
     try:
         findings = await loops.diagnose()
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and nobody else would hear of it
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and the finding reports it
         why = error.message if isinstance(error, LoopnestError) else repr(error)
         _log.warning("What the loops need could not be examined: %s 'loopnest doctor' tries again.", why)
         return

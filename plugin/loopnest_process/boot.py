@@ -21,7 +21,7 @@ from loopnest_process.registry import Record
 from loopnest_process.server_python import ISOLATED
 
 _LINES: Final = 20
-#: Tries with another port where somebody takes the one that was free a moment ago.
+#: Tries with another port where another program takes the one that was free a moment ago.
 _PORTS: Final = 3
 
 

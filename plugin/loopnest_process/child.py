@@ -1,8 +1,8 @@
 """One run of a nested server: a child process that outlives the host that started it.
 
 A shell supervises it: it writes its own process id, runs the server, and writes the server's exit code, so that any
-host process can read how a run ended, whoever started it. It holds an ``flock`` on a file for as long as it lives, and
-that is how everybody sees whether it does: the kernel keeps that true, where process ids are used again.
+host process can read how a run ended, also one of another host. It holds an ``flock`` on a file while it lives,
+which shows every process whether it does: the kernel keeps that true, where process ids are used again.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Run:
         fresh = self._file("fresh")
         handle = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            assert locked(handle), "a file that nobody else knows"
-            fresh.rename(self._file("lock"))  # nobody who looks ever finds it free before the supervisor has it
+            assert locked(handle), "a new file, which no other process opens"
+            fresh.rename(self._file("lock"))  # no process can find it free before the supervisor has it
             os.posix_spawn(
                 "/bin/sh",
                 ["sh", "-c", _SUPERVISOR, str(self.directory / self.name), cwd, *command],
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def exit_code(self) -> int | None:
-        """The server's exit code, 128 and the signal's number where one killed it; None where nobody could tell."""
+        """The server's exit code, 128 and the signal's number where one killed it; None where it was lost."""
         return self._number("exit")
 
     async def ended(self) -> None:
@@ -115,7 +115,7 @@ class Run:
                 await asyncio.sleep(_LOOK if pid else 0.01)
 
     def listens(self, port: int) -> bool:
-        """Whether a process of this run serves ``port``; somebody else may have taken it."""
+        """Whether a process of this run serves ``port``; another program may have taken it."""
         with contextlib.suppress(psutil.Error, OSError):
             return any(_listens(server, port) for server in self._servers())
         return False
@@ -139,7 +139,7 @@ class Run:
         await asyncio.to_thread(self._kill_all)
         try:
             await limited(self.ended(), _FIRM)
-        except asyncio.TimeoutError:  # the supervisor was stopped by somebody, and can't end by itself
+        except asyncio.TimeoutError:  # the supervisor was stopped (SIGSTOP), and can't end by itself
             if pid := self._number("pid"):
                 os.killpg(pid, signal.SIGKILL)
                 await self.ended()

@@ -1,7 +1,7 @@
 """Start and close one loop, whatever state it is in and whichever process left it there.
 
-Every change of a loop happens under its lock, which dies with its holder; so whoever holds it may take up whatever the
-last one left. A loop that is ``starting`` and whose lock nobody holds was interrupted.
+Every change of a loop happens under its lock, which dies with its holder; so the holder may take up whatever the
+last one left. A loop that is ``starting`` and whose lock is free was interrupted.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class FileLocks:
 
     @contextlib.asynccontextmanager
     async def hold(self, name: str) -> AsyncIterator[None]:
-        """Hold the lock ``name``, once nobody else does.
+        """Hold the lock ``name``, once it is free.
 
         Another process is waited for by asking again, 10 to 100 ms apart: a thread that blocks in ``flock`` can't be
         cancelled.
@@ -41,7 +41,7 @@ class FileLocks:
                 os.close(handle)
 
     def held(self, name: str) -> bool:
-        """Whether anybody holds the lock ``name``."""
+        """Whether the lock ``name`` is held."""
         try:
             handle = os.open(self._path(name), os.O_RDWR)
         except FileNotFoundError:
@@ -70,12 +70,12 @@ class FileLocks:
 
 
 def locked(handle: int) -> bool:
-    """Lock an open file if nobody has; the lock ends when all copies of ``handle`` are closed."""
+    """Lock an open file if it is free; the lock ends when all copies of ``handle`` are closed."""
     return _flock(handle, fcntl.LOCK_EX)
 
 
 def unheld(handle: int) -> bool:
-    """Whether nobody has locked an open file; who asks that at the same time is not taken for a holder."""
+    """Whether an open file is not locked; another process that asks the same is not taken for a holder."""
     return _flock(handle, fcntl.LOCK_SH)
 
 

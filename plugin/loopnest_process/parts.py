@@ -37,7 +37,7 @@ class Parts:
         return session_keys.derive(self.context.secret, record.nonce)
 
     def secrets(self, record: Record) -> tuple[SecretStr, ...]:
-        """What the nested server knows and nobody may read in its log."""
+        """The secrets of the nested server, which must not appear in its log."""
         keys = self.keys(record)
         requested = self.requested.of(record.conversation_id)
         return (keys.session, keys.at_rest, *self.settings.secret_environment.values(), *requested)

@@ -84,13 +84,13 @@ class Registry:
                 shutil.rmtree(path)
 
     def mark_closing(self, conversation_id: str, closing: bool) -> None:
-        """Tell whoever is starting the loop that somebody closes it."""
+        """Note for the process that starts the loop that it is being closed."""
         mark = self._mark(conversation_id)
         with contextlib.suppress(FileNotFoundError):  # the loop may be going away meanwhile
             mark.touch() if closing else mark.unlink()
 
     def is_closing(self, conversation_id: str) -> bool:
-        """Whether somebody wants to close the loop while it is starting."""
+        """Whether the loop is being closed while it is starting."""
         return self._mark(conversation_id).exists()
 
     def directory(self, conversation_id: str) -> Path:

@@ -71,10 +71,10 @@ class Dialect(Protocol):
         """The command line of the server, without the Python interpreter (``-m module ...``)."""
 
     def environment(self, place: Place, port: int) -> Mapping[str, str]:
-        """Variables for the server's process that anybody may see."""
+        """Variables for the server's process that all users of the engine may see."""
 
     def secret_environment(self, keys: Keys) -> Mapping[str, SecretStr]:
-        """Variables for the server's process that nobody else may see."""
+        """Variables for the server's process that only it may see."""
 
     def nested_id(self, conversation_id: str) -> str:
         """The id that the nested server knows the conversation by."""

@@ -31,7 +31,7 @@ def build(config: Any = None, loops: LoopManager | None = None) -> Starlette:
     Raises:
         ConfigurationError: with what is wrong, where, and what to do about it.
     """
-    manager = loops or LoopManager.from_config()  # first, as what is wrong there is told within a second
+    manager = loops or LoopManager.from_config()  # first, as it reports mistakes within a second
     return assemble(upstream.load(config), manager)
 
 

@@ -83,8 +83,8 @@ def names_of(loop: Loop) -> frozenset[UUID]:
 class Claims:
     """Decides which of the conversations that a nested server lists are its own, and keeps those in the catalog.
 
-    A conversation that is named like a loop is that loop's, whoever lists it. Any other is that of the loop that had it
-    first, as long as the catalog knows.
+    A conversation that is named like a loop belongs to that loop, even where another one lists it. Any other belongs to
+    the loop that had it first, as long as the catalog knows.
 
     Attributes:
         local: gives the ids of the conversations that run in no loop.

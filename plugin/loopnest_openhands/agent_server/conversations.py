@@ -38,7 +38,7 @@ _ASKED_TO_END: Final = frozenset({0, 143})
 
 
 class Conversations:
-    """Finds, starts, asks and removes them. The agent server knows no users, so every loop is nobody's.
+    """Finds, starts, asks and removes them. The agent server has no users, so no user owns a loop.
 
     A conversation is removed, and forgotten, only where a client asks for that. What its nested server lists decides
     neither, as an agent controls that, and it may have lost its store.

@@ -92,7 +92,7 @@ class Turn:
         Raises:
             TimeoutError: it goes on working after so many seconds.
         """
-        async with self._conversations.open(self._id):  # so that nobody stops the loop meanwhile
+        async with self._conversations.open(self._id):  # so that the loop is not stopped meanwhile
             return await asyncio.wait_for(self._ended(), timeout)
 
     async def get_state(self) -> Any:

@@ -92,15 +92,18 @@ def observed(body: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]
     Raises:
         Refused: the metadata is no JSON object.
     """
-    told: dict[str, Any] = {key: headers[name] for key, name in _OBSERVED.items() if headers.get(name)}
-    if tags := told.get("observability_tags"):
-        told["observability_tags"] = [tag.strip() for tag in tags.split(",") if tag.strip()]
-    if metadata := told.get("observability_metadata"):
+    observed: dict[str, Any] = {key: headers[name] for key, name in _OBSERVED.items() if headers.get(name)}
+    if tags := observed.get("observability_tags"):
+        observed["observability_tags"] = [tag.strip() for tag in tags.split(",") if tag.strip()]
+    if metadata := observed.get("observability_metadata"):
         try:
-            told["observability_metadata"] = {**json.loads(metadata), **(body.get("observability_metadata") or {})}
+            observed["observability_metadata"] = {**json.loads(metadata), **(body.get("observability_metadata") or {})}
         except (ValueError, TypeError):
             raise Refused(422, "X-OpenHands-Observability-Metadata must be a JSON object") from None
-    return {**told, **{key: value for key, value in body.items() if key != "observability_metadata" or key not in told}}
+    return {
+        **observed,
+        **{key: value for key, value in body.items() if key != "observability_metadata" or key not in observed},
+    }
 
 
 async def resolve_secrets(body: dict[str, Any]) -> dict[str, Any]:

@@ -30,30 +30,30 @@ async def every_info(conversations: Conversations) -> list[Info]:
     await asyncio.gather(*(conversations.look(loop, known.get(loop.conversation_id, set())) for loop in running))
     entries = conversations.catalog.all()
     return [
-        told(entry, loops[entry.loop_id])
+        shown(entry, loops[entry.loop_id])
         for key, entry in entries.items()
         if entry.loop_id in loops and (entry.loop_id == str(key) or str(key) not in loops)
     ]
 
 
-def told(entry: Entry, loop: Loop) -> Info:
+def shown(entry: Entry, loop: Loop) -> Info:
     """What was seen of a conversation, as it is true of its loop now: no agent is running where nothing runs."""
-    told = dict(entry.info)
+    shown = dict(entry.info)
     if entry.lost:
-        told["execution_status"] = "error"
-    elif loop.status is not LoopStatus.RUNNING and told["execution_status"] == "running":
-        told["execution_status"] = "paused"
-    if entry.lost or "runtime_info" in told:
-        told["runtime_info"] = runtime_info(loop, entry)
-    return told
+        shown["execution_status"] = "error"
+    elif loop.status is not LoopStatus.RUNNING and shown["execution_status"] == "running":
+        shown["execution_status"] = "paused"
+    if entry.lost or "runtime_info" in shown:
+        shown["runtime_info"] = runtime_info(loop, entry)
+    return shown
 
 
 def runtime_info(loop: Loop, entry: Entry | None = None) -> Info:
     """The agent server's words for the state of a loop, as one of its conversations finds it."""
     if entry and entry.lost:
         lost = history.lost(entry)
-        told = {"code": lost.reason, "message": lost.message}
-        return {"runtime_status": "error", "can_resume": False, "runtime_error": told}
+        shown = {"code": lost.reason, "message": lost.message}
+        return {"runtime_status": "error", "can_resume": False, "runtime_error": shown}
     failed = loop.status is LoopStatus.FAILED
     error = {"code": loop.reason or "failed", "message": loop.message or "The loop failed."} if failed else None
     state = "error" if failed else _STATUSES.get(loop.status, "missing")

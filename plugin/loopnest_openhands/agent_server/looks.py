@@ -34,10 +34,10 @@ async def idle_time(server: NestedServer) -> float:
     Reading and WebSockets don't count there. A nested server that does not answer counts as used now.
     """
     try:
-        told = await server.request("GET", "/server_info", timeout=GLANCE)
+        info = await server.request("GET", "/server_info", timeout=GLANCE)
     except RecursionError:
         return math.inf
     except NestedError as error:
         return math.inf if error.http_status else 0.0
-    seconds = told.get("idle_time") if isinstance(told, dict) else None
+    seconds = info.get("idle_time") if isinstance(info, dict) else None
     return max(0.0, seconds) if isinstance(seconds, int | float) else math.inf

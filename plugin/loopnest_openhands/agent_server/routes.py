@@ -85,14 +85,14 @@ class Routes:
         loop = await self._loop(conversation_id)
         entry = self._conversations.entry(conversation_id, loop)
         if entry and loop.url is None:
-            return JSONResponse(listing.told(entry, loop))
+            return JSONResponse(listing.shown(entry, loop))
         try:
             return await self.proxy(request, conversation_id)
         except LoopFailed as error:
             entry = self._conversations.entry(conversation_id, loop)
             if entry is None or error.reason != Reason.HISTORY_LOST:
                 raise
-            return JSONResponse(listing.told(entry, loop))
+            return JSONResponse(listing.shown(entry, loop))
 
     async def delete(self, request: Request, conversation_id: UUID) -> ASGIApp:  # noqa: ARG002 - as all of them
         """Remove a conversation with its loop."""

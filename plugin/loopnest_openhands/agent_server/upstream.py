@@ -45,7 +45,7 @@ class Stock:
 
     @property
     def session_keys(self) -> list[str]:
-        """The keys that clients of the outer server show; none means that everybody may do everything."""
+        """The keys that clients of the outer server show; none means that every client may do everything."""
         return list(self.app.state.config.session_api_keys)
 
     @property

@@ -30,7 +30,7 @@ class Loops:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ready(self) -> None:
-        """Open the manager where nobody did yet."""
+        """Open the manager unless it is open."""
         if self._opening is None:
             self._opening = asyncio.get_running_loop().create_future()
             self._spawn(self._hold(self._opening))
@@ -44,7 +44,7 @@ class Loops:
                 self._spawn(log_findings(self.manager))
                 async for change in changes:
                     await self._follow(change, versions)
-        except Exception as error:  # noqa: BLE001 - it is told to those who wait, or to the operator
+        except Exception as error:  # noqa: BLE001 - raised in the callers that wait, or logged
             if opening.done():
                 _log.exception("Sandboxes are not looked after any more; restart the app server.")
             else:
@@ -53,11 +53,11 @@ class Loops:
             await versions.aclose()
 
     async def _follow(self, change: LoopChange, versions: Versions) -> None:
-        """Go on whatever one sandbox says: the manager of all of them ends where this raises."""
+        """Handle a change; an error is logged, as the manager of all sandboxes would end with it."""
         try:
             await self._notice(change, versions)
-        except Exception:  # noqa: BLE001 - told to the operator, whatever it is
-            _log.exception("What became of sandbox %s could not be told.", change.conversation_id)
+        except Exception:  # noqa: BLE001 - one sandbox must not end the manager of all
+            _log.exception("A change of sandbox %s could not be handled.", change.conversation_id)
 
     async def _notice(self, change: LoopChange, versions: Versions) -> None:
         loop = change.loop

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 
 class Owners:
-    """Seals user ids under the host's secret, so that any replica of the host can read them, and nobody else."""
+    """Seals user ids under the host's secret, so that only replicas of the host can read them."""
 
     def __init__(self, secret: SecretStr) -> None:
         key = hmac.new(secret.get_secret_value().encode(), b"loopnest:app-server:owner", hashlib.sha256).digest()

@@ -71,7 +71,7 @@ class LoopSandboxService(SandboxService):
         return self.sandboxes.record(loop) if loop else None
 
     async def start_sandbox(self, sandbox_spec_id: str | None = None, sandbox_id: str | None = None) -> SandboxInfo:
-        """Begin to start a sandbox; how it ends is told by `get_sandbox`."""
+        """Begin to start a sandbox; `get_sandbox` returns how the start ends."""
         spec = await resolve_sandbox_spec(sandbox_spec_id, self.preferred_spec, self.specs, _log)
         await self.pause_old_sandboxes(self.max_num_sandboxes - 1)
         notes = {SPEC: spec.id, FOLDER: spec.working_dir}
@@ -113,7 +113,7 @@ class LoopSandboxService(SandboxService):
         poll_interval: int = 2,
         httpx_client: httpx.AsyncClient | None = None,
     ) -> SandboxInfo:
-        """Wait for the end of the start, which is told at once where it goes on in this process.
+        """Wait for the end of the start; it is noticed at once where the start goes on in this process.
 
         Raises:
             SandboxError: it failed, with the reason; or it is not there, or takes too long.

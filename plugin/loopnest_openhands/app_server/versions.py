@@ -30,7 +30,7 @@ class Versions:
             answer = await self._http.get(f"{loop.url}/server_info")
             nested = str(answer.json()["version"])
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            _log.debug("Sandbox %s does not tell its version: %s", loop.conversation_id, type(error).__name__)
+            _log.debug("The version of sandbox %s can't be read: %s", loop.conversation_id, type(error).__name__)
             return
         if not fits(self.host, nested) and nested not in self._warned:
             self._warned.add(nested)

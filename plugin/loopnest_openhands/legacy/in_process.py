@@ -93,11 +93,11 @@ class ClassStrategy:
         conversation_id, user_id = request.conversation_id, self._host.users.get(request.conversation_id)
         settings, message, replay = requests.to_host(request)
         try:
-            told = await self.manager.maybe_start_agent_loop(conversation_id, settings, user_id, message, replay)
+            info = await self.manager.maybe_start_agent_loop(conversation_id, settings, user_id, message, replay)
         except Exception as error:
             raise LoopFailed(f"The host's manager failed: {type(error).__name__}: {error}") from error
         self._users[conversation_id] = user_id
-        return self._loop(told)
+        return self._loop(info)
 
     @hookimpl
     async def close_session(self, conversation_id: str, remove: bool) -> Closed:
@@ -112,8 +112,8 @@ class ClassStrategy:
         """List what the manager runs."""
         sids = set(query.conversation_ids) if query.conversation_ids is not None else None
         running = await self.manager.get_running_agent_loops(filter_to_sids=sids)
-        told = await self.manager.get_agent_loop_info(filter_to_sids=running) if running else []
-        return [loop for loop in map(self._loop, told) if query.matches(loop)]
+        info = await self.manager.get_agent_loop_info(filter_to_sids=running) if running else []
+        return [loop for loop in map(self._loop, info) if query.matches(loop)]
 
     @hookimpl
     async def send_event(self, conversation_id: str, event: Event) -> Delivery:
@@ -125,11 +125,11 @@ class ClassStrategy:
         await self.manager.send_event_to_conversation(conversation_id, requests.to_data(event))
         return Delivery(conversation_id=conversation_id)
 
-    def _loop(self, told: Any) -> Loop:
-        starting = told.status.value == "STARTING"
+    def _loop(self, info: Any) -> Loop:
+        starting = info.status.value == "STARTING"
         return Loop(
-            conversation_id=told.conversation_id,
-            owner=owner_of(self._users.get(told.conversation_id)),
+            conversation_id=info.conversation_id,
+            owner=owner_of(self._users.get(info.conversation_id)),
             status=LoopStatus.STARTING if starting else LoopStatus.RUNNING,
             strategy=self._strategy,
         )
@@ -198,8 +198,8 @@ class InProcessSide:
         from loopnest_openhands.legacy import info  # noqa: PLC0415 - needs the host
 
         sids = {loop.conversation_id for loop in loops}
-        told = await self._manager.get_agent_loop_info(filter_to_sids=sids) if sids else []
-        known = {it.conversation_id: it for it in told}
+        found = await self._manager.get_agent_loop_info(filter_to_sids=sids) if sids else []
+        known = {it.conversation_id: it for it in found}
         return [known.get(loop.conversation_id) or info.describe(loop, user_id) for loop in loops]
 
     async def attach(self, conversation_id: str, user_id: str | None) -> Any:

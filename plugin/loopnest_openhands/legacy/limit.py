@@ -47,7 +47,7 @@ async def to_close(
     return []
 
 
-async def tell(host: Host, conversation_id: str) -> None:
+async def notify(host: Host, conversation_id: str) -> None:
     """Tell the conversation's clients why it is closed."""
     await host.sio.emit("oh_event", _TOO_MANY, to=ROOM_KEY.format(sid=conversation_id))
 

@@ -121,10 +121,10 @@ class ConversationManager(HostConversationManager):
         return await self._loops.start_loop(request, user_id) if wait else loop
 
     async def _known(self, sid: str, user_id: str | None) -> Loop | None:
-        """The user's loop; None where nobody has one of that id.
+        """The user's loop; None where there is none of that id.
 
         Raises:
-            LoopNotFound: it is somebody else's, so that not even a note is taken of who asked.
+            LoopNotFound: another user owns it; nothing of this request is noted.
         """
         try:
             loop = await self._loops.get_loop(sid, EVERYONE)
@@ -146,7 +146,7 @@ class ConversationManager(HostConversationManager):
 
     async def _make_room(self, sid: str, user_id: str | None) -> None:
         for other in await limit.to_close(self._host, self._loops, self._settings, sid, user_id):
-            await limit.tell(self._host, other)
+            await limit.notify(self._host, other)
             await self._side.expel(other)
             await self._loops.close_session(other, user_id)
 
@@ -208,13 +208,13 @@ class ConversationManager(HostConversationManager):
         await self._side.leave(connection_id)
 
     async def send_to_event_stream(self, connection_id: str, data: dict[str, Any]) -> None:
-        """Deliver what a client says to its conversation; what becomes of it is told to that client where it fails."""
+        """Deliver a client's event to its conversation; a failure is sent back to that client."""
         try:
             sid = self._side.connections().get(connection_id, "")
             await self._send(sid, data, self._side.user_of(sid))
         except LoopnestError as error:
-            told = {"status_update": True, "type": "error", "id": "STATUS$ERROR", "message": error.message}
-            await self.sio.emit("oh_event", told, to=connection_id)
+            failure = {"status_update": True, "type": "error", "id": "STATUS$ERROR", "message": error.message}
+            await self.sio.emit("oh_event", failure, to=connection_id)
 
     async def send_event_to_conversation(self, sid: str, data: dict[str, Any]) -> None:
         """Deliver an event to a conversation.

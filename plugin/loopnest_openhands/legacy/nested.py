@@ -16,7 +16,7 @@ from loopnest_openhands.legacy import files, info, proxies, runtime
 from loopnest_openhands.legacy.forward import Forward
 from loopnest_openhands.legacy.history import NothingStored
 from loopnest_openhands.legacy.host import Host
-from loopnest_openhands.legacy.proxies import NestedConversation, Told
+from loopnest_openhands.legacy.proxies import NestedConversation, NestedFacts
 from loopnest_openhands.legacy.relay import Relays
 from loopnest_openhands.legacy.settings import HostSettings
 from loopnest_openhands.legacy.side import Uploaded
@@ -33,7 +33,7 @@ class NestedSide:
         self._host, self._loops, self._limit = host, loops, settings.probe_timeout
         self._forward = Forward(loops.get_loop)
         self._relays = Relays(host, lambda sid: loops.get_loop(sid, self.user_of(sid)))
-        self._told: dict[str, tuple[str | None, Told]] = {}
+        self._facts: dict[str, tuple[str | None, NestedFacts]] = {}
         self._users: dict[str, str | None] = {}
 
     async def open(self) -> None:
@@ -114,15 +114,15 @@ class NestedSide:
         if loop:
             self.remember(conversation_id, user_id)
         nested = self._forward.to(conversation_id, asking)
-        told = await self._told_by(loop, nested) if loop else Told()
-        return NestedConversation(self._host, nested, user_id, told)
+        facts = await self._facts_of(loop, nested) if loop else NestedFacts()
+        return NestedConversation(self._host, nested, user_id, facts)
 
     async def detach(self, conversation: Any) -> None:
         """Nothing is held."""
 
     def agent_session(self, conversation_id: str) -> Any:
         """What the host reads of an agent, having attached to its conversation before; None where it has not."""
-        known = self._told.get(conversation_id)
+        known = self._facts.get(conversation_id)
         return proxies.agent_session(known[1]) if known else None
 
     async def complete(self, conversation_id: str, service_id: str, llm_config: Any, messages: list[Any]) -> str:
@@ -144,16 +144,16 @@ class NestedSide:
         """See `files.upload_files`."""
         return await files.upload_files(self._forward.to(conversation_id, scope()), uploads)
 
-    async def _told_by(self, loop: Loop, nested: Any) -> Told:
+    async def _facts_of(self, loop: Loop, nested: Any) -> NestedFacts:
         """What a nested server says once in its life is asked for once, as soon as it can say it."""
         if loop.status is not LoopStatus.RUNNING:
-            self._told.pop(loop.conversation_id, None)
-            return Told()
-        url, told = self._told.get(loop.conversation_id, (None, Told()))
-        if url != loop.url or not told.complete:
-            told = await Told.ask(nested)
-            self._told[loop.conversation_id] = loop.url, told
-        return told
+            self._facts.pop(loop.conversation_id, None)
+            return NestedFacts()
+        url, facts = self._facts.get(loop.conversation_id, (None, NestedFacts()))
+        if url != loop.url or not facts.complete:
+            facts = await NestedFacts.ask(nested)
+            self._facts[loop.conversation_id] = loop.url, facts
+        return facts
 
     async def _either(self, first: str, second: str) -> Loop:
         """The loop that one of two ids names: the host's own route swaps the two arguments."""

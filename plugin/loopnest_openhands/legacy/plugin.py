@@ -28,7 +28,7 @@ from loopnest_openhands.legacy.upstream import UpstreamContainers
 
 
 class HostPlugin:
-    """Lets the conversation's directory of the host be where the nested server writes, and hears of changes."""
+    """Lets the conversation's directory of the host be where the nested server writes, and receives changes."""
 
     Settings = HostSettings
 

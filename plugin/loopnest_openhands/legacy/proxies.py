@@ -28,7 +28,7 @@ _AHEAD: Final = 5
 
 
 @dataclass
-class Told:
+class NestedFacts:
     """What a nested server was asked for ahead, as the host reads it without waiting.
 
     Attributes:
@@ -45,7 +45,7 @@ class Told:
         return self.microagents is not None
 
     @classmethod
-    async def ask(cls, nested: Nested) -> Told:
+    async def ask(cls, nested: Nested) -> NestedFacts:
         """Ask a nested server; what it does not answer is left out."""
         paths = ("vscode-url", "web-hosts", "microagents")
         answers = await asyncio.gather(*(_json(nested, path) for path in paths))
@@ -65,30 +65,30 @@ async def _json(nested: Nested, path: str) -> Mapping[str, Any]:
 class NestedConversation:
     """What the host calls a ServerConversation."""
 
-    def __init__(self, host: Host, nested: Nested, user_id: str | None, told: Told) -> None:
+    def __init__(self, host: Host, nested: Nested, user_id: str | None, facts: NestedFacts) -> None:
         self.sid, self.user_id = nested.conversation_id, user_id
         self.config, self.file_store = host.config, host.file_store
         self.event_stream = EventStore(self.sid, host.file_store, user_id)
-        self.runtime = NestedRuntime(host, nested, told)
+        self.runtime = NestedRuntime(host, nested, facts)
         self.security_analyzer = NestedSecurityAnalyzer(nested)
 
 
 class NestedRuntime:
     """What the host calls a Runtime."""
 
-    def __init__(self, host: Host, nested: Nested, told: Told) -> None:
-        self.sid, self.config, self._told = nested.conversation_id, host.config, told
+    def __init__(self, host: Host, nested: Nested, facts: NestedFacts) -> None:
+        self.sid, self.config, self._facts = nested.conversation_id, host.config, facts
         self._nested, self._loop = nested, asyncio.get_running_loop()
 
     @property
     def vscode_url(self) -> str | None:
         """Where the editor of the nested server is."""
-        return self._told.vscode_url
+        return self._facts.vscode_url
 
     @property
     def web_hosts(self) -> dict[str, int]:
         """Where servers that the agent starts would be, with their ports."""
-        return self._told.web_hosts
+        return self._facts.web_hosts
 
     def copy_from(self, path: str) -> Path:  # noqa: ARG002 - the nested server archives its own workspace
         """Return an archive of the workspace, which is the caller's to remove."""
@@ -141,12 +141,12 @@ class NestedSecurityAnalyzer:
         return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
 
 
-def agent_session(told: Told) -> Any:
+def agent_session(facts: NestedFacts) -> Any:
     """What the host calls an AgentSession, as far as its routes read it."""
-    if told.microagents is None:
+    if facts.microagents is None:
         return SimpleNamespace(memory=None)
-    repo = {agent["name"]: _microagent(agent) for agent in told.microagents if agent["type"] == "repo"}
-    knowledge = {agent["name"]: _microagent(agent) for agent in told.microagents if agent["type"] != "repo"}
+    repo = {agent["name"]: _microagent(agent) for agent in facts.microagents if agent["type"] == "repo"}
+    knowledge = {agent["name"]: _microagent(agent) for agent in facts.microagents if agent["type"] != "repo"}
     return SimpleNamespace(memory=SimpleNamespace(repo_microagents=repo, knowledge_microagents=knowledge))
 
 

@@ -22,7 +22,7 @@ from loopnest_openhands.legacy.history import Progress, unsent
 from loopnest_openhands.legacy.host import Host
 
 _log = logging.getLogger(__name__)
-#: Seconds to look again, as other replicas start loops too; what this one starts is told.
+#: Seconds between looks for loops that other replicas start; those of this one are published.
 _LOOK_AGAIN: Final = 5
 #: Seconds until a connection that ended is made again.
 _AGAIN: Final = 0.5
@@ -42,12 +42,12 @@ class Client:
         self._inbox: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._task = asyncio.ensure_future(self._run())
 
-    def tell(self, data: dict[str, Any]) -> None:
+    def send(self, data: dict[str, Any]) -> None:
         """Send what the nested server says, unless the client has it; what has no id is always sent."""
         self._inbox.put_nowait(data)
 
     def catch_up(self) -> None:
-        """Send what the store has and the client was not sent, before anything that is told later."""
+        """Send the events of the store that the client lacks, before any later one."""
         self._inbox.put_nowait(None)
 
     def close(self) -> None:
@@ -106,14 +106,14 @@ class Relay:
         await asyncio.gather(self._task, return_exceptions=True)
 
     def changed(self, change: LoopChange) -> None:
-        """Take note that the loop changed, and tell the clients what they should know."""
+        """Note that the loop changed, and send the clients its status."""
         self._changed.set()
         if data := _status_update(change):
-            self._tell(data)
+            self._publish(data)
 
-    def _tell(self, data: dict[str, Any]) -> None:
+    def _publish(self, data: dict[str, Any]) -> None:
         for client in self.clients.values():
-            client.tell(data)
+            client.send(data)
 
     async def _run(self) -> None:
         while True:
@@ -148,16 +148,16 @@ class Relay:
         }
         async with aiohttp.ClientSession() as session:
             upstream = socketio.AsyncClient(reconnection=False, http_session=session)
-            early: list[dict[str, Any]] = []  # said before the clients were told to catch up, which comes first
+            early: list[dict[str, Any]] = []  # events from before the clients caught up, which comes first
             upstream.on("oh_event", early.append)
             try:
                 url = f"{loop.url}?{urlencode(query)}"
                 await upstream.connect(url, transports=["websocket"], wait_timeout=_CONNECT_TIMEOUT)
                 for client in self.clients.values():
                     client.catch_up()  # we are in the room: what is stored by now was not said, or is said twice
-                upstream.on("oh_event", self._tell)
+                upstream.on("oh_event", self._publish)
                 for data in early:
-                    self._tell(data)
+                    self._publish(data)
                 await upstream.wait()
             finally:
                 await upstream.shutdown()

@@ -1,4 +1,4 @@
-"""The host's terms in the contract's: what a loop is started with, and what it is told."""
+"""The host's requests and events in the terms of the contract."""
 
 from __future__ import annotations
 

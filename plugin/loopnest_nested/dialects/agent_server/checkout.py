@@ -170,7 +170,7 @@ def _home(conversation: Conversation, provider: str) -> str:
     """The base URL of a provider.
 
     Raises:
-        NestedError: ``clone-failed``: nobody says where it is.
+        NestedError: ``clone-failed``: neither the request nor a known provider gives its address.
     """
     token = conversation.provider_tokens.get(provider)
     host = token.host if token and token.host else _HOME.get(provider)

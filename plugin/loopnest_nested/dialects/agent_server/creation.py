@@ -1,4 +1,4 @@
-"""What the agent server is told to create a conversation."""
+"""The request by which the agent server creates a conversation."""
 
 from __future__ import annotations
 

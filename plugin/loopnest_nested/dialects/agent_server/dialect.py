@@ -71,7 +71,7 @@ class AgentServer:
             "OH_ENABLE_VSCODE": "0",
             "OH_PRELOAD_TOOLS": "0",
             "OH_ENABLE_BROWSER": "0",
-            # Nobody shares a loop's files, so after a crash there is no other server to wait for (45 s by default).
+            # No other server uses a loop's files, so after a crash there is none to wait for (45 s by default).
             "OH_LEASE_TTL_SECONDS": "0",
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # fetched at import otherwise, with seconds of retries offline
             "OPENHANDS_SUPPRESS_BANNER": "1",
@@ -152,7 +152,7 @@ class AgentServer:
             raise
 
     async def quiesce(self, server: NestedServer, conversation_id: str | None) -> None:
-        """Let the agent end its step, or interrupt it after 2 seconds; either way it can be told to go on."""
+        """Let the agent end its step, or interrupt it after 2 seconds; either way it can go on later."""
         if conversation_id is not None:
             await _quiesce(server, self._path(conversation_id))
             return

@@ -1,4 +1,4 @@
-"""What the legacy server is told before it creates or resumes a conversation, and to create it."""
+"""The requests by which the legacy server creates or resumes a conversation, and those before it."""
 
 from __future__ import annotations
 
