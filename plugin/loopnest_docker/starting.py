@@ -186,13 +186,18 @@ class Start:
         """
         if any(it.labels.get(naming.ROLE) == "slot" for it in rivals) and mine.id == self._made:
             raise _Contended(self._name.conversation_id)
-        ages = {it.id: await self._created_at(it) for it in rivals}
+        ages = {it.id: age for it in rivals if (age := await self._created_at(it))}
+        if mine.id not in ages:  # a close, or another replica, removed it since it was listed
+            raise LoopFailed("The loop was closed while it was starting.", reason=Reason.INTERRUPTED)
         if min(ages, key=lambda it: (ages[it], it)) != mine.id:
             raise LoopNotFound(self._name.conversation_id)
 
-    async def _created_at(self, container: Facts) -> str:
-        """When the engine made it, to the nanosecond; listings give seconds."""
-        return str((await self._parts.engine.call("inspect_container", container.id))["Created"])
+    async def _created_at(self, container: Facts) -> str | None:
+        """When the engine made it, to the nanosecond (listings give seconds); None where it is gone."""
+        try:
+            return str((await self._parts.engine.call("inspect_container", container.id))["Created"])
+        except NotOnEngine:
+            return None
 
     async def _repair(self, container: Facts | None, error: NotOnEngine) -> None:
         """Bring back what a container needs and the engine no longer has.

@@ -92,17 +92,17 @@ def observed(body: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]
     Raises:
         Refused: the metadata is no JSON object.
     """
-    observed: dict[str, Any] = {key: headers[name] for key, name in _OBSERVED.items() if headers.get(name)}
-    if tags := observed.get("observability_tags"):
-        observed["observability_tags"] = [tag.strip() for tag in tags.split(",") if tag.strip()]
-    if metadata := observed.get("observability_metadata"):
+    given: dict[str, Any] = {key: headers[name] for key, name in _OBSERVED.items() if headers.get(name)}
+    if tags := given.get("observability_tags"):
+        given["observability_tags"] = [tag.strip() for tag in tags.split(",") if tag.strip()]
+    if metadata := given.get("observability_metadata"):
         try:
-            observed["observability_metadata"] = {**json.loads(metadata), **(body.get("observability_metadata") or {})}
+            given["observability_metadata"] = {**json.loads(metadata), **(body.get("observability_metadata") or {})}
         except (ValueError, TypeError):
             raise Refused(422, "X-OpenHands-Observability-Metadata must be a JSON object") from None
     return {
-        **observed,
-        **{key: value for key, value in body.items() if key != "observability_metadata" or key not in observed},
+        **given,
+        **{key: value for key, value in body.items() if key != "observability_metadata" or key not in given},
     }
 
 
