@@ -71,7 +71,7 @@ async def _first_frame(websocket: WebSocket) -> str | None:
 def _auth_key(text: str) -> str | None:
     try:
         frame: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_auth = isinstance(frame, dict) and frame.get("type") == "auth"
     return str(frame.get("session_api_key") or "") if is_auth else None
@@ -79,4 +79,5 @@ def _auth_key(text: str) -> str | None:
 
 def _is_known(shown: Iterable[str | None], keys: Sequence[str]) -> bool:
     """In constant time, so that a key can't be guessed letter by letter."""
-    return any(secrets.compare_digest(one.encode(), key.encode()) for one in shown if one for key in keys)
+    given = [one.encode(errors="surrogatepass") for one in shown if one]
+    return any(secrets.compare_digest(one, key.encode()) for one in given for key in keys)

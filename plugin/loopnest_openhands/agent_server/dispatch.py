@@ -43,7 +43,9 @@ class Dispatch:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or socket."""
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if scope["type"] == "websocket" and (match := _SOCKET.fullmatch(path)) and _is_uuid(match[1]):
+        if scope["type"] == "http" and _climbs(path):
+            await JSONResponse({"detail": "Not Found"}, 404)(scope, receive, send)
+        elif scope["type"] == "websocket" and (match := _SOCKET.fullmatch(path)) and _is_uuid(match[1]):
             await self._socket(scope, receive, send, path, UUID(match[1]))
         elif scope["type"] == "http" and (handler := self._handler(scope["method"], path)):
             await self._answer(handler, path, scope, receive, send)
@@ -113,12 +115,17 @@ class Dispatch:
             return
         try:
             async with self._conversations.open(conversation_id) as server:
-                query = keyless(websocket.url.query)
+                query = keyless(websocket.url.query, self._stock.session_keys)
                 await bridge(websocket, server, f"{path}?{query}" if query else path)
         except LoopNotFound:
             await auth.close(websocket, _NOT_FOUND, "Conversation not found")
         except LoopnestError as error:
             await auth.close(websocket, TRY_AGAIN, error.message[:100])
+
+
+def _climbs(path: str) -> bool:
+    """Whether a path has dot segments: a nested server could resolve them to a route that was not checked here."""
+    return not {".", ".."}.isdisjoint(path.split("/"))
 
 
 def _is_uuid(text: str) -> bool:

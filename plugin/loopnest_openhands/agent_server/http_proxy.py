@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -21,11 +22,22 @@ _HOP: Final = frozenset(
     {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"}
     | {"upgrade"}
 )
-_NOT_SENT: Final = _HOP | {"host", "authorization", "cookie", KEY_HEADER, "content-length", "expect"}
-_NOT_RETURNED: Final = _HOP | {"date", "server", "set-cookie"}
+_NOT_SENT: Final = _HOP | {"host", "authorization", "cookie", "referer", KEY_HEADER, "content-length", "expect"}
+#: What a nested server may say about its answer. All else is for the host's own origin to decide: cookies, CORS, where
+#: the client goes next, what it stores.
+_RETURNED: Final = frozenset(
+    {"accept-ranges", "allow", "cache-control", "content-disposition", "content-encoding", "content-language"}
+    | {"content-length", "content-range", "content-type", "etag", "expires", "last-modified", "retry-after", "vary"}
+    | {"x-accel-buffering", "x-content-type-options"}
+)
+#: Of the agent server's own headers: how a workspace's archive was made, and which conversation answered.
+_RETURNED_PREFIXES: Final = ("x-archive-", "x-openhands-")
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _KEYS: Final = frozenset({"session_api_key", KEY_HEADER, "authorization"})
 #: An answer may take as long as the agent does; a nested server that takes nothing for this long is stuck (seconds).
 _TIMEOUT: Final = httpx.Timeout(None, connect=3, write=120, pool=30)
+#: What separates words in headers and parameters.
+_BETWEEN: Final = re.compile(r"[\s,;:=&?\"']+")
 _Headers = list[tuple[bytes, bytes]]
 
 
@@ -53,7 +65,7 @@ class Relay:
                 await asyncio.gather(sending, leaving, return_exceptions=True)
 
     async def _send(self, send: Send) -> None:
-        headers = [(k.lower(), v) for k, v in self.answer.headers.raw if k.decode().lower() not in _NOT_RETURNED]
+        headers = [(k.lower(), v) for k, v in self.answer.headers.raw if _is_returned(k.decode().lower())]
         await send({"type": "http.response.start", "status": self.answer.status_code, "headers": headers})
         async for chunk in self.answer.aiter_raw():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -67,42 +79,57 @@ async def forward(
     *,
     path: str | None = None,
     body: bytes | None = None,
+    keys: Sequence[str] = (),
 ) -> Relay:
     """Send ``request`` to ``server``, and return the answer once its headers are there.
 
     Args:
         held: what lasts until the answer is through.
         path, body: instead of the request's own.
+        keys: of the outer server, which reach no nested one in any header or parameter.
 
     Raises:
-        NestedError: ``nested-unreachable`` before anything was sent or answered, else ``nested-timeout``.
+        NestedError: ``nested-unreachable`` before anything was sent or answered, else ``nested-timeout``;
+            ``nested-refused`` for a redirect, which could lead the client, and its key, anywhere.
         ClientDisconnect: the client went away in the middle of its request.
     """
-    headers: _Headers = [pair for pair in request.headers.raw if pair[0].decode().lower() not in _NOT_SENT]
+    sent = ((name, value) for name, value in request.headers.raw if name.decode("latin-1").lower() not in _NOT_SENT)
+    headers: _Headers = [pair for pair in sent if not _shows(pair[1].decode("latin-1"), keys)]
     headers.append((KEY_HEADER.encode(), server.session_key.get_secret_value().encode()))
     if "accept-encoding" not in request.headers:
         headers.append((b"accept-encoding", b"identity"))  # else httpx asks for what the client may not understand
-    url = f"{server.url}{path or target(request)}"
+    url = f"{server.url}{path or target(request, keys)}"
     content = _content(request, headers) if body is None else body
     built = server.http.build_request(request.method, url, headers=headers, content=content, timeout=_TIMEOUT)
     answer = await _send(server, built)
     held.push_async_callback(answer.aclose)
+    if answer.status_code in _REDIRECTS:
+        raise NestedError("The nested server answered with a redirect, which is not followed.", http_status=502)
     return Relay(answer, held)
 
 
-def target(request: Request) -> str:
+def target(request: Request, keys: Sequence[str] = ()) -> str:
     """The path and query of a request as the nested server gets it, without keys."""
     root = request.scope.get("root_path", "").encode()
     path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
-    query = keyless(request.url.query)
+    query = keyless(request.url.query, keys)
     return path.removeprefix(root).decode() + (f"?{query}" if query else "")
 
 
-def keyless(query: str) -> str:
-    """``query`` without the parameters in which clients may show keys."""
-    if not any(key in query.lower() for key in _KEYS):
-        return query
-    return urlencode([pair for pair in parse_qsl(query, keep_blank_values=True) if pair[0].lower() not in _KEYS])
+def keyless(query: str, keys: Sequence[str] = ()) -> str:
+    """``query`` without the parameters in which clients show keys, and those whose value has one of ``keys``."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    kept = [pair for pair in pairs if pair[0].lower() not in _KEYS and not _shows(pair[1], keys)]
+    return query if len(kept) == len(pairs) else urlencode(kept)
+
+
+def _shows(text: str, keys: Sequence[str]) -> bool:
+    """Whether one of the words in ``text`` is one of ``keys``."""
+    return bool(keys) and not set(keys).isdisjoint(_BETWEEN.split(text))
+
+
+def _is_returned(name: str) -> bool:
+    return name in _RETURNED or name.startswith(_RETURNED_PREFIXES)
 
 
 def _content(request: Request, headers: _Headers) -> AsyncIterator[bytes] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import uuid
 from collections.abc import Sequence
 from typing import Any, Final
@@ -41,7 +42,7 @@ class Routes:
     async def create(self, request: Request) -> ASGIApp:
         """Start a conversation in a loop, or here where the client asks for it and the configuration allows it."""
         raw = await request.body()
-        body = _object(raw)
+        body = _object(request, raw)
         if body.pop("conversation_runtime", None) == "local":
             if self._local is None:
                 raise InvalidRequest(
@@ -59,7 +60,7 @@ class Routes:
         """List conversations, page by page."""
         query = request.query_params
         limit, order = query.get("limit", "100"), query.get("sort_order", "CREATED_AT_DESC")
-        if not limit.isdigit() or not 0 < int(limit) <= 100:
+        if not (limit.isascii() and limit.isdigit() and 0 < int(limit[:4]) <= 100):
             raise InvalidRequest("'limit' must be 1 to 100.")
         if order.removesuffix("_DESC") not in ("CREATED_AT", "UPDATED_AT"):
             raise InvalidRequest("'sort_order' must be CREATED_AT, UPDATED_AT, CREATED_AT_DESC or UPDATED_AT_DESC.")
@@ -119,13 +120,13 @@ class Routes:
     async def secrets(self, request: Request, conversation_id: UUID) -> ASGIApp:
         """Hand over secrets, those that only this host can look up included."""
         await self._loop(conversation_id)
-        body = await launch.resolve_secrets(_object(await request.body()))
+        body = await launch.resolve_secrets(_object(request, await request.body()))
         return await self.proxy(request, conversation_id, body=body)
 
     async def switch_profile(self, request: Request, conversation_id: UUID) -> ASGIApp:
         """Switch to a language model that this host has stored; the nested server has no profiles."""
         await self._loop(conversation_id)
-        name = str(_object(await request.body()).get("profile_name", ""))
+        name = str(_object(request, await request.body()).get("profile_name", ""))
         llm = await launch.llm_of_profile(name, self._stock.config)
         path = f"/api/conversations/{conversation_id}/switch_llm"
         return await self.proxy(request, conversation_id, path=path, body={"llm": llm})
@@ -172,7 +173,7 @@ class Routes:
         content: bytes | None,
     ) -> Relay:
         server = await held.enter_async_context(self._conversations.open(conversation_id))
-        relay = await forward(request, server, held, path=path, body=content)
+        relay = await forward(request, server, held, path=path, body=content, keys=self._stock.session_keys)
         if relay.answer.status_code == 404:
             await self._conversations.check(conversation_id, server)
         return relay
@@ -207,10 +208,21 @@ def _wanted_id(raw: bytes) -> UUID | None:
         return None
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def _object(request: Request, raw: bytes) -> dict[str, Any]:
+    """Read the JSON object of a body.
+
+    Only of a body that is declared as JSON, as stock does: a browser sends others to any site, without asking it first.
+
+    Raises:
+        InvalidRequest: it is none, or nothing that could be sent on as JSON.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not re.fullmatch(r"application/([a-z0-9.-]+\+)?json", kind):
+        raise InvalidRequest("The body must be sent with the content type application/json.")
     try:
         body = json.loads(raw)
-    except ValueError:
+        json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):  # also of NaN, lone surrogates, and more brackets than can be read
         raise InvalidRequest("The body is no JSON.") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")

@@ -168,8 +168,10 @@ class Nested:
         body = (await request.body()).decode()
         told = {"method": request.method, "query": request.url.query, "headers": dict(request.headers), "body": body}
         answer = JSONResponse(told)
-        for name, value in (("set-cookie", "a=b"), ("x-twice", "1"), ("x-twice", "2")):
+        more = [("set-cookie", "a=b"), ("x-archive-twice", "1"), ("x-archive-twice", "2")]
+        for name, value in [*more, *json.loads(request.headers.get("x-answer-with", "[]"))]:
             answer.headers.append(name, value)
+        answer.status_code = int(request.headers.get("x-status", "200"))
         return answer
 
     async def socket(self, websocket: WebSocket) -> None:

@@ -59,7 +59,14 @@ async def test_a_header_may_show_the_key(host):
         assert await one.recv()
 
 
-@pytest.mark.parametrize("frame", ["{", "[]", '{"type": "auth"}', '{"type": "auth", "session_api_key": "wrong"}'])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        *("{", "[]", '{"type": "auth"}', '{"type": "auth", "session_api_key": "wrong"}'),
+        *('{"type": "auth", "session_api_key": "\\ud800"}', "[" * 200_000, '{"session_api_key":' * 100_000),
+    ],
+    ids=["cut", "list", "no key", "wrong key", "surrogate", "deep list", "deep object"],
+)
 async def test_a_socket_without_the_key_is_closed_for_good(host, frame):
     async with socket(host) as one:
         await one.send(frame)
