@@ -60,6 +60,7 @@ class Reason:
     NESTED_UNREACHABLE: Final = "nested-unreachable"
     NESTED_TIMEOUT: Final = "nested-timeout"
     NESTED_REFUSED: Final = "nested-refused"
+    NESTED_MALFORMED: Final = "nested-malformed"
     CLONE_FAILED: Final = "clone-failed"
     NOT_RUNNING: Final = "not-running"
 

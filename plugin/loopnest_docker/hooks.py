@@ -56,7 +56,7 @@ class DockerStrategy:
         """Connect; nothing is asked of the engine yet, so that a host starts while its engine is down."""
         settings, engine = self._settings, Engine(self._settings.engine)
         variables.check_settings(self._dialect, "loopnest.docker", settings)
-        self._http = new_http_client()
+        self._http = new_http_client(self._settings.max_answer)
         self._parts = Parts(
             settings=settings,
             context=context,

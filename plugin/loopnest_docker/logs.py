@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from loopnest_docker.engine import Engine
+from loopnest_nested.lines import Lines
 
 
 async def read(engine: Engine, container_id: str, *, tail: int, follow: bool) -> AsyncIterator[str]:
@@ -19,7 +20,8 @@ async def read(engine: Engine, container_id: str, *, tail: int, follow: bool) ->
     """
     if not follow:
         raw: bytes = await engine.call("logs", container_id, tail=tail)
-        for line in raw.decode(errors="replace").splitlines():
+        lines = Lines()
+        for line in (*lines.feed(raw), *lines.end()):
             yield line
         return
     async for line in _follow(engine, container_id, tail):
@@ -50,10 +52,9 @@ async def _follow(engine: Engine, container_id: str, tail: int) -> AsyncIterator
 
 
 async def _lines(queue: asyncio.Queue[bytes | None]) -> AsyncIterator[str]:
-    rest = b""
+    lines = Lines()
     while (chunk := await queue.get()) is not None:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.decode(errors="replace").rstrip("\r")
-    if rest:
-        yield rest.decode(errors="replace")
+        for line in lines.feed(chunk):
+            yield line
+    for line in lines.end():
+        yield line

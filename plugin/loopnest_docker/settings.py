@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from loopnest.validation import VariableName
+from loopnest_nested.client import MAX_ANSWER
 
 MEBIBYTE: Final = 1024 * 1024
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -145,6 +146,7 @@ class DockerSettings(Table):
         start_timeout: from the container's start until the nested server has the conversation.
         close_timeout: for the agent to stop by itself, then again for the container.
         probe_timeout: for one nested server to say what it does, in listings.
+        max_answer: bytes of an answer of a nested server that is not streamed; a longer one is an error.
         keep_failed: keep the container of a failed start for inspection.
         retention: remove stopped loops, with their workspaces, after this time; None keeps them.
         sweep_interval: how often retention and interrupted starts are looked after.
@@ -192,6 +194,7 @@ class DockerSettings(Table):
     start_timeout: float = Field(default=120, gt=0)
     close_timeout: float = Field(default=10, gt=0)
     probe_timeout: float = Field(default=2, gt=0)
+    max_answer: Annotated[ByteSize, Field(ge=1024 * 1024)] = ByteSize(MAX_ANSWER)
     keep_failed: bool = False
     retention: float | None = Field(default=None, gt=0)
     sweep_interval: float = Field(default=60, gt=0)

@@ -22,17 +22,26 @@ from loopnest_nested.redaction import redacted
 
 #: Seconds for a whole answer, where the call does not say otherwise.
 ANSWER_LIMIT: Final = 30.0
+#: Bytes of a whole answer, and of one frame of a WebSocket, where settings do not say otherwise.
+MAX_ANSWER: Final = 64 * 1024 * 1024
 _HEADER: Final = "X-Session-API-Key"
 _LONGEST_REASON: Final = 500
 
 
-def new_http_client() -> httpx.AsyncClient:
+def new_http_client(max_answer: int = MAX_ANSWER) -> httpx.AsyncClient:
     """Return the client that a strategy keeps while it is open.
 
     One for all nested servers, so that all share its connections and its turns. It ignores proxies of the environment,
     as nested servers are near, and cookies: they would be shared by all servers on one address.
+
+    Args:
+        max_answer: bytes of an answer that is not streamed; a longer one is an error.
     """
-    return _Client(PoolPerServer(), timeout=httpx.Timeout(ANSWER_LIMIT, connect=3), trust_env=False)
+    return _Client(PoolPerServer(), max_answer, timeout=httpx.Timeout(ANSWER_LIMIT, connect=3), trust_env=False)
+
+
+class MalformedAnswer(httpx.HTTPError):
+    """A nested server, which its agent controls, answered what can't be read."""
 
 
 class _Client(httpx.AsyncClient):
@@ -42,9 +51,10 @@ class _Client(httpx.AsyncClient):
     it went into redirects, authentication and cookies, which no nested server asks for.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, **options: Any) -> None:
-        super().__init__(transport=transport, **options)
-        self._straight, self._turns = transport, Turns()
+    def __init__(self, transport: httpx.AsyncBaseTransport, max_answer: int, **options: Any) -> None:
+        # A compressed answer of a kilobyte can fill the memory, and between near servers it saves nothing.
+        super().__init__(transport=transport, headers={"accept-encoding": "identity"}, **options)
+        self._straight, self._turns, self._max_answer = transport, Turns(), max_answer
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **_: Any) -> httpx.Response:
         """As httpx's, whose methods all end here."""
@@ -53,12 +63,23 @@ class _Client(httpx.AsyncClient):
         await self._turns.mine()
         response = await self._straight.handle_async_request(request)
         response.request = request
-        if not stream:
-            try:
-                await response.aread()
-            finally:
-                await response.aclose()
-        return response
+        if stream:
+            return response
+        try:
+            content = await self._read(response)
+        finally:
+            await response.aclose()
+        return httpx.Response(response.status_code, headers=response.headers, content=content, request=request)
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        if (encoding := response.headers.get("content-encoding", "identity")) != "identity":
+            raise MalformedAnswer(f"it is encoded as {encoding!r:.40}, which was not asked for")
+        content = bytearray()
+        async for chunk in response.aiter_raw():
+            content += chunk
+            if len(content) > self._max_answer:
+                raise MalformedAnswer(f"it is longer than {self._max_answer} bytes")
+        return bytes(content)
 
 
 @dataclass(frozen=True)
@@ -86,7 +107,8 @@ class NestedServer:
             options: as httpx takes them (``json``, ``params``, ``files``).
 
         Raises:
-            NestedError: ``nested-unreachable``, ``nested-timeout``, or ``nested-refused`` with ``http_status``.
+            NestedError: ``nested-unreachable``, ``nested-timeout``, ``nested-malformed``, or ``nested-refused`` with
+                ``http_status``.
         """
         response = await self.respond(method, path, timeout=timeout, **options)
         if not response.is_success:
@@ -97,21 +119,21 @@ class NestedServer:
         """Return the JSON (or text) of an answer.
 
         Raises:
-            NestedError: ``nested-refused``: it is not the JSON that it says it is.
+            NestedError: ``nested-malformed``: it is not the JSON or the text that it says it is.
         """
-        if not response.headers.get("content-type", "").startswith("application/json"):
-            return response.text
         try:
+            if not response.headers.get("content-type", "").startswith("application/json"):
+                return response.text
             answer: JsonValue = response.json()
-        except ValueError:
-            raise self.refusal(response) from None
+        except (ValueError, RecursionError) as error:
+            raise self._malformed(response.request, "it can't be decoded") from error
         return answer
 
     async def respond(self, method: str, path: str, *, timeout: float | None = None, **options: Any) -> httpx.Response:
         """Send a request and return the answer, whatever its status.
 
         Raises:
-            NestedError: ``nested-unreachable`` or ``nested-timeout``.
+            NestedError: ``nested-unreachable``, ``nested-timeout`` or ``nested-malformed``.
         """
         if timeout is not None:
             options["timeout"] = httpx.Timeout(timeout, connect=3)
@@ -125,6 +147,8 @@ class NestedServer:
                 f"The nested server did not answer {method} {path} within {timeout or ANSWER_LIMIT:g} s.",
                 reason=Reason.NESTED_TIMEOUT,
             ) from error
+        except MalformedAnswer as error:
+            raise self._malformed(httpx.Request(method, f"{self.url}{path}"), str(error)) from error
         except httpx.HTTPError as error:
             raise NestedError(
                 f"The nested server can't be reached for {method} {path}: {type(error).__name__}.",
@@ -139,6 +163,10 @@ class NestedServer:
             f"The nested server answered {request.method} {request.url.path} with {response.status_code}: {why}",
             http_status=response.status_code,
         )
+
+    def _malformed(self, request: httpx.Request, why: str) -> NestedError:
+        message = f"The nested server's answer to {request.method} {request.url.path} can't be read: {why}."
+        return NestedError(message, reason=Reason.NESTED_MALFORMED)
 
 
 def server_of(loop: Loop, http: httpx.AsyncClient) -> NestedServer:
@@ -160,12 +188,19 @@ def _explanation(response: httpx.Response) -> str:
     try:
         body = response.json()
         detail, exception = body["detail"], body.get("exception")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return response.text.strip() or response.reason_phrase
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return _text(response) or response.reason_phrase
     if isinstance(detail, list):
         return "; ".join(map(_problem, detail))
     text = detail if isinstance(detail, str) else json.dumps(detail)
     return f"{text}: {exception}" if exception else text
+
+
+def _text(response: httpx.Response) -> str:
+    try:
+        return response.text.strip()
+    except ValueError:  # of a charset that is none for texts
+        return ""
 
 
 def _problem(error: Any) -> str:

@@ -59,7 +59,7 @@ class ProcessStrategy:
         variables.check_settings(self._dialect, "loopnest.process", self._settings)
         _log.warning(NO_ISOLATION)
         directory = context.state_dir / "process"
-        self._http = new_http_client()
+        self._http = new_http_client(self._settings.max_answer)
         self._parts = Parts(
             settings=self._settings,
             context=context,

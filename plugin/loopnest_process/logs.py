@@ -10,6 +10,7 @@ from typing import BinaryIO, Final
 
 from pydantic import SecretStr
 
+from loopnest_nested.lines import LONGEST, Lines
 from loopnest_nested.redaction import redacted
 from loopnest_process.child import Run
 
@@ -43,26 +44,44 @@ def last_lines(path: Path, count: int, secrets: Iterable[SecretStr] = ()) -> lis
 
 
 async def _lines(file: BinaryIO, run: Run, follow: bool) -> AsyncIterator[str]:
-    rest = b""
+    lines = Lines()
     while True:
         alive = follow and run.alive()  # before reading: what a run that ends says last is read too
         while chunk := await asyncio.to_thread(file.read, _BLOCK):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield line.decode(errors="replace").rstrip("\r")
+            for line in lines.feed(chunk):
+                yield line
         if not alive:
             break
         await asyncio.sleep(_LOOK)
-    if rest:
-        yield rest.decode(errors="replace")
+    for line in lines.end():
+        yield line
 
 
 def _seek_tail(file: BinaryIO, count: int) -> None:
-    """Go to the begin of the last ``count`` lines, reading backwards as far as needed."""
-    position, end, text = file.seek(0, os.SEEK_END), file.tell(), b""
-    while position > 0 and text.rstrip(b"\n").count(b"\n") < count:
+    """Go to the begin of the last ``count`` lines, reading backwards as far as needed.
+
+    Of lines that are very long, fewer are found: at most as many bytes are read as ``count`` of the longest lines have.
+    """
+    position = end = file.seek(0, os.SEEK_END)
+    if count <= 0:
+        return
+    ends_line, newlines = 0, 0
+    while position > max(0, end - (count + 1) * LONGEST):
         step = min(_BLOCK, position)
         position = file.seek(position - step)
-        text = file.read(step) + text
-    lines = text.splitlines(keepends=True)
-    file.seek(end - sum(map(len, lines[-count:] if count > 0 else [])))
+        block = file.read(step)
+        ends_line = ends_line or int(position + step == end and block.endswith(b"\n"))
+        found = block.count(b"\n")
+        if newlines + found - ends_line >= count:
+            position += _begin(block, newlines + found - ends_line - count)
+            break
+        newlines += found
+    file.seek(position)
+
+
+def _begin(block: bytes, skipped: int) -> int:
+    """Where the line begins in ``block`` that follows its newline after ``skipped`` others."""
+    at = -1
+    for _ in range(skipped + 1):
+        at = block.index(b"\n", at + 1)
+    return at + 1

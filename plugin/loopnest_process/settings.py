@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr
 
 from loopnest.validation import LocalPath, VariableName
+from loopnest_nested.client import MAX_ANSWER
 
 #: Of the host's variables, those that programs need and that are no secrets of the host.
 INHERITED: Final = (
@@ -39,6 +40,7 @@ class ProcessSettings(BaseModel):
         inherit: names of the host's own variables that nested servers get too.
         start_timeout: until the nested server has the conversation.
         stop_timeout: for the agent to stop by itself, then again for the process; after that it is killed.
+        max_answer: bytes of an answer of a nested server that is not streamed; a longer one is an error.
         probe_timeout: for one nested server to say what it does, in listings.
     """
 
@@ -55,3 +57,4 @@ class ProcessSettings(BaseModel):
     start_timeout: float = Field(default=120, gt=0)
     stop_timeout: float = Field(default=10, gt=0)
     probe_timeout: float = Field(default=2, gt=0)
+    max_answer: Annotated[ByteSize, Field(ge=1024 * 1024)] = ByteSize(MAX_ANSWER)

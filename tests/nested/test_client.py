@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gzip
 import json
 
 import httpx
@@ -23,10 +25,65 @@ async def test_answers_that_are_not_json_are_given_as_text(fake):
     assert await fake.server.request("GET", "/x") == "hello"
 
 
-async def test_broken_json_is_an_error(fake):
-    fake.on("GET /x", httpx.Response(200, headers={"content-type": "application/json"}, text="{"))
-    with pytest.raises(NestedError):
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("application/json", b"{"),
+        ("application/json", b"[" * 200_000),
+        ("application/json", b"\xff\xfe\xfd"),
+        ("text/plain; charset=idna", b"\xff..x"),
+    ],
+    ids=["cut", "deep", "no UTF-8", "odd charset"],
+)
+async def test_an_answer_that_can_not_be_decoded_is_malformed(fake, kind, content):
+    fake.on("GET /x", httpx.Response(200, headers={"content-type": kind}, content=content))
+    with pytest.raises(NestedError, match="answer to GET /x can't be read") as caught:
         await fake.server.request("GET", "/x")
+    assert caught.value.reason == Reason.NESTED_MALFORMED
+
+
+@pytest.fixture
+async def listener():
+    """Answers each request with the headers and the pieces that the test gives; counts the bytes that were taken."""
+    answers, sent = {}, []
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n" + answers["headers"] + b"Connection: close\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            for piece in answers["pieces"]:
+                writer.write(piece)
+                sent.append(len(piece))
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, new_http_client(1024 * 1024) as http:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield NestedServer(url, SecretStr("k"), http), answers, sent
+
+
+async def test_an_answer_that_is_too_long_is_malformed_and_not_read_on(listener):
+    server, answers, sent = listener
+    answers |= {"headers": b"", "pieces": (b"x" * 65536 for _ in range(4000))}
+    with pytest.raises(NestedError, match="longer than 1048576 bytes") as caught:
+        await server.request("GET", "/x")
+    assert caught.value.reason == Reason.NESTED_MALFORMED
+    assert sum(sent) < 64 * 1024 * 1024
+
+
+async def test_a_compressed_answer_is_malformed_and_never_unpacked(listener):
+    server, answers, _ = listener
+    bomb = gzip.compress(b"\0" * 100 * 1024 * 1024)
+    answers |= {"headers": b"Content-Encoding: gzip\r\n", "pieces": [bomb]}
+    with pytest.raises(NestedError, match="encoded as 'gzip'") as caught:
+        await server.request("GET", "/x")
+    assert caught.value.reason == Reason.NESTED_MALFORMED
+
+
+async def test_a_long_answer_within_the_limit_is_read(listener):
+    server, answers, _ = listener
+    answers |= {"headers": b"", "pieces": [b"x" * 1024] * 1024}
+    assert len(await server.request("GET", "/x")) == 1024 * 1024
 
 
 @pytest.mark.parametrize(

@@ -71,3 +71,14 @@ async def test_a_log_is_followed_until_the_run_ends(run, tmp_path):
         pipe.write("two\nlast without an end")
         assert await asyncio.wait_for(anext(reading), 10) == "two"
     assert [line async for line in reading] == ["last without an end"]
+
+
+async def test_a_line_without_an_end_is_read_in_bounded_memory(run):
+    with run.log.open("wb") as file:
+        file.write(b"first\n")
+        file.seek(500 * 1024 * 1024)  # a hole, which takes no disk
+        file.write(b"\nlast\n")
+    given = await lines(run, tail=1)
+    assert given == ["last"]
+    [hole, last] = await lines(run, tail=2)
+    assert (len(hole), last) == (64 * 1024, "last")

@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from loopnest import NestedError, Reason
-from loopnest_nested.client import NestedServer
+from loopnest_nested.client import MAX_ANSWER, NestedServer
 from loopnest_openhands.agent_server.auth import KEY_HEADER, close, is_auth_frame
 
 #: "Service restart" and "try again later": clients connect again, from the last sequence number they have.
@@ -50,9 +50,9 @@ async def _open(server: NestedServer, path: str) -> ClientConnection:
     url = "ws" + server.url.removeprefix("http") + path
     key = {KEY_HEADER: server.session_key.get_secret_value()}
     try:
-        # One frame may be a whole event, of any size; four of them wait here at most while the client is slow.
+        # One frame may be a whole event; four of them wait here at most while the client is slow.
         return await connect(
-            url, additional_headers=key, max_size=None, max_queue=4, compression=None, ping_timeout=60, **NO_PROXY
+            url, additional_headers=key, max_size=MAX_ANSWER, max_queue=4, compression=None, ping_timeout=60, **NO_PROXY
         )
     except (OSError, WebSocketException, asyncio.TimeoutError) as error:
         raise NestedError(
