@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import math
 import os
+import shutil
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +25,7 @@ import docker.utils
 import httpx
 import requests
 import urllib3
-from docker.errors import APIError, DockerException
+from docker.errors import APIError, DockerException, TLSParameterError
 
 import docker
 from loopnest import EngineError, Reason
@@ -32,6 +34,8 @@ from loopnest.models import utcnow
 from loopnest_docker.connections import Connections
 from loopnest_docker.settings import Engine as EngineSettings
 from loopnest_docker.stream_client import new_stream_client
+
+_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 #: Seconds beyond the engine's own limit after which a call is given up that waits for a free thread.
@@ -140,6 +144,7 @@ class Engine:
     def _client_for(self, version: str) -> docker.APIClient:
         timeout, threads = math.ceil(self._settings.timeout), self._settings.threads
         client = docker.APIClient(version=version, timeout=timeout, max_pool_size=threads, **self._options())
+        _drop_missing_helpers(client)
         client.trust_env = False  # HTTP_PROXY and ~/.netrc are for what is elsewhere, as with the docker command
         client.hooks["response"] = [self._note_clock]
         self._connections.follow(client)
@@ -168,6 +173,11 @@ class Engine:
     def _translated(self, error: Exception) -> EngineError:
         if "timed out" in str(error).lower():
             return self._silent()
+        if isinstance(error, DockerException):  # refused by the SDK, as for TLS files, or ssh without its package
+            files = isinstance(error, TLSParameterError)
+            hint = f" (DOCKER_CERT_PATH={os.environ.get('DOCKER_CERT_PATH')})" if files else ""
+            message = f"The engine at {self.url} can't be used{hint}: {error}"
+            return EngineError(message, reason=Reason.ENGINE_UNREACHABLE)
         return EngineError(
             f"The engine at {self.url} can't be reached ({type(error).__name__}). Is it running, and may this user "
             f"use it? 'loopnest doctor' looks closer.",
@@ -179,6 +189,25 @@ class Engine:
             f"The engine at {self.url} did not answer within {self._settings.timeout:g} s "
             f"('loopnest.docker.engine.timeout').",
             reason=Reason.ENGINE_TIMEOUT,
+        )
+
+
+def _drop_missing_helpers(client: docker.APIClient) -> None:
+    """Do without credential helpers that the user's configuration names and this machine lacks.
+
+    That is common where Docker Desktop wrote the file. The SDK would fail every build and pull, also of public images,
+    and has no public way to leave the helpers out.
+    """
+    configured = client._auth_configs  # type: ignore[attr-defined]
+    named = {"": configured.get("credsStore"), **(configured.get("credHelpers") or {})}
+    missing = {key: it for key, it in named.items() if it and shutil.which(f"docker-credential-{it}") is None}
+    for registry in missing:
+        configured.pop("credsStore", None) if registry == "" else configured["credHelpers"].pop(registry)
+    for helper in set(missing.values()):
+        _log.warning(
+            "The configuration of the docker command names the program docker-credential-%s, which is not installed: "
+            "images are built and pulled without the logins that it stores.",
+            helper,
         )
 
 

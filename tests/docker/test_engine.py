@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -88,3 +89,40 @@ async def test_closing_ends_calls_that_hang(hanging, monkeypatch, kind):
     assert [it.name for it in set(threading.enumerate()) - before if it.name.startswith("loopnest")] == []
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(result) for result in results} <= {EngineError, asyncio.CancelledError}
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("ssh://nowhere", "paramiko"),
+        ("bogus://x", "bogus"),
+        ("tcp://127.0.0.1:1", "can't be reached (ConnectionError)"),
+    ],
+)
+async def test_what_keeps_the_engine_from_being_asked_is_said(url, words):
+    engine = Engine(EngineSettings(url=url))
+    with pytest.raises(EngineError) as caught:
+        await engine.call("version")
+    await engine.aclose()
+    assert words in caught.value.message
+    assert caught.value.reason == "engine-unreachable"
+
+
+async def test_a_bad_path_of_tls_files_is_said(monkeypatch):
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", "/nowhere")
+    engine = Engine(EngineSettings(url="tcp://127.0.0.1:1"))
+    with pytest.raises(EngineError, match=r"can't be used \(DOCKER_CERT_PATH=/nowhere\): .*certificate"):
+        await engine.call("version")
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("config", [{"credsStore": "desktop"}, {"credHelpers": {"registry.example": "desktop"}}])
+def test_a_missing_credential_helper_blocks_nothing(tmp_path, monkeypatch, caplog, config):
+    (tmp_path / "config.json").write_text(json.dumps({**config, "auths": {"other.example": {"auth": "YTpi"}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    client = Engine(EngineSettings())._client_for("1.41")
+    assert client._auth_configs.get_all_credentials().keys() == {"other.example"}
+    assert client._auth_configs.resolve_authconfig("registry.example") is None
+    assert "docker-credential-desktop, which is not installed" in caplog.text
+    client.close()
