@@ -48,4 +48,4 @@ async def test_a_sandbox_that_can_not_be_understood_closes_nobody_else_s(tmp_pat
     assert len(await manager.list_loops(LoopQuery(user_id=EVERYONE))) == 1000
     for task in list(loops._tasks):
         task.cancel()
-    assert "What became of sandbox c1 could not be told." in caplog.text
+    assert "A change of sandbox c1 could not be handled." in caplog.text

@@ -168,7 +168,8 @@ def _app_server(machine: Machine) -> None:
 
 
 def _legacy_server(machine: Machine) -> None:
-    [configuration] = [it.text for it in blocks() if it.language == "toml" and "openhands-legacy" in it.text]
+    guide = [it for it in blocks() if it.document == "docs/openhands-legacy.md" and it.language == "toml"]
+    [configuration] = [it.text for it in guide if "openhands-legacy" in it.text]
     (machine.directory / "loopnest.toml").write_text(configuration)
     del machine.variables["LOOPNEST_STRATEGY"]
     machine.variables["CONVERSATION_MANAGER_CLASS"] = "loopnest_openhands.ConversationManager"

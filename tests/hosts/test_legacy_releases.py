@@ -15,7 +15,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-import loopnest_docker
 from loopnest_nested.dialects import Place
 from loopnest_nested.dialects.openhands_v0 import OpenHandsV0
 
@@ -27,7 +26,7 @@ from .test_legacy import pretending
 
 #: 1.6.0 is what all other tests are about.
 VERSIONS = ("0.62.0", "1.0.0")
-SERVE = Path(loopnest_docker.__file__).parent / "images" / "openhands-v0" / "serve.py"
+SERVE = OpenHandsV0.program.image_context / "serve.py"
 
 
 @pytest.fixture(params=VERSIONS)

@@ -27,6 +27,8 @@ _DOWN = {"status": LoopStatus.STOPPED, "url": None, "session_key": None}
 class Pretend:
     """Keeps what each start asked for in a file, for the test to read."""
 
+    CAPABILITIES = frozenset({"image"})
+
     def __init__(self) -> None:
         self.loops: dict[str, Loop] = {}
 
