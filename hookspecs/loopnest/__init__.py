@@ -20,26 +20,9 @@ from loopnest.errors import (
     UnknownPlugin,
 )
 from loopnest.manager import LoopManager
-from loopnest.models import (
-    Closed,
-    Control,
-    Conversation,
-    Delivery,
-    Event,
-    Finding,
-    Llm,
-    Loop,
-    LoopChange,
-    LoopQuery,
-    LoopStatus,
-    Message,
-    Phase,
-    ProviderToken,
-    RawEvent,
-    Secret,
-    StartLoop,
-)
+from loopnest.models import Closed, Delivery, Finding, Loop, LoopChange, LoopQuery, LoopStatus, Phase
 from loopnest.owners import EVERYONE, NOBODY, Everyone, owner_of
+from loopnest.requests import Control, Conversation, Event, Llm, Message, ProviderToken, RawEvent, Secret, StartLoop
 from loopnest.settings import LoopnestSettings
 from loopnest.specs import HostContext
 

@@ -11,8 +11,9 @@ from loopnest._journal import Listener
 from loopnest._pluggy import AsyncPluginManager
 from loopnest.aio import Overdue, within
 from loopnest.errors import HookTimeout, LoopnestError, Reason
-from loopnest.models import Closed, Delivery, Event, Finding, Loop, LoopChange, LoopQuery, StartLoop
+from loopnest.models import Closed, Delivery, Finding, Loop, LoopChange, LoopQuery
 from loopnest.owners import EVERYONE
+from loopnest.requests import Event, StartLoop
 from loopnest.selection import NO_LOOPS
 from loopnest.settings import LoopnestSettings
 from loopnest.specs import HostContext

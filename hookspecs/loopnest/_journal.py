@@ -24,7 +24,8 @@ from loopnest._starts import Starts
 from loopnest.aio import within
 from loopnest.errors import LoopFailed, LoopnestError
 from loopnest.files import SmallFiles, Stored, is_settled
-from loopnest.models import Closed, Loop, LoopChange, LoopStatus, Model, Phase, StartLoop, utcnow
+from loopnest.models import Closed, Loop, LoopChange, LoopStatus, Model, Phase, utcnow
+from loopnest.requests import StartLoop
 from loopnest.validation import ConversationId, is_conversation_id
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from loopnest.errors import LoopFailed, LoopNotFound, Reason
-from loopnest.models import Loop, LoopStatus, Phase, StartLoop, utcnow
+from loopnest.models import Loop, LoopStatus, Phase, utcnow
+from loopnest.requests import StartLoop
 
 
 @dataclass

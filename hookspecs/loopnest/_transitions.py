@@ -12,8 +12,9 @@ from loopnest._journal import Outcomes
 from loopnest._lookup import Known, Lookup
 from loopnest._starts import Starts
 from loopnest.errors import InvalidRequest, LoopFailed, LoopnestError, LoopNotFound, Reason
-from loopnest.models import Closed, Loop, LoopStatus, Phase, StartLoop
+from loopnest.models import Closed, Loop, LoopStatus, Phase
 from loopnest.owners import Everyone
+from loopnest.requests import StartLoop
 
 _log = logging.getLogger(__name__)
 _UP = (LoopStatus.STARTING, LoopStatus.RUNNING, LoopStatus.PAUSED)

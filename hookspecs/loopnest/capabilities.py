@@ -10,14 +10,14 @@ Without the attribute it declares none. The conformance suite tests what is decl
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
 from loopnest.errors import IllFittingPlugin
+from loopnest.validation import StrEnum
 
 
-class Capability(str, enum.Enum):
+class Capability(StrEnum):
     """What a strategy may declare in its attribute ``CAPABILITIES``."""
 
     #: Loops can be paused and resumed. Needs the hooks `pause_loop` and `resume_loop`.
@@ -30,8 +30,6 @@ class Capability(str, enum.Enum):
     SHARED = "shared"
     #: A start may name an image (`StartLoop.image`). Needs no hook.
     IMAGE = "image"
-
-    __str__ = str.__str__  # format() differs between Python 3.11 and 3.12 otherwise
 
 
 #: The hooks that a strategy with the capability implements; the others need none.

@@ -23,19 +23,9 @@ from loopnest._starts import Starts, join
 from loopnest._transitions import Transitions
 from loopnest.capabilities import Capability, declared
 from loopnest.errors import InvalidRequest, LoopFailed, LoopNotFound, Reason
-from loopnest.models import (
-    Closed,
-    Control,
-    Delivery,
-    Event,
-    Finding,
-    Loop,
-    LoopChange,
-    LoopQuery,
-    LoopStatus,
-    StartLoop,
-)
+from loopnest.models import Closed, Delivery, Finding, Loop, LoopChange, LoopQuery, LoopStatus
 from loopnest.owners import Everyone, new_owner, owns
+from loopnest.requests import Control, Event, StartLoop
 from loopnest.secret import host_secret
 from loopnest.selection import new_plugin_manager, register, require_strategy, select
 from loopnest.settings import Configuration, LoopnestSettings
@@ -60,6 +50,8 @@ class LoopManager:
 
     def __init__(self, plugins: AsyncPluginManager, settings: LoopnestSettings) -> None:
         self.plugins, self.settings = plugins, settings
+        #: What the strategy declares that it can do beyond the four hooks.
+        self.capabilities = declared(plugins.get_plugin(settings.strategy), settings.strategy)
         self._calls = Calls(plugins, settings)
         self._changes = Changes(settings.timeouts.other)
         self._starts = Starts()
@@ -278,9 +270,10 @@ class LoopManager:
 
     def _check_honoured(self, request: StartLoop) -> None:
         """Refuse what the strategy would ignore."""
-        name = self.settings.strategy
-        if request.image is not None and Capability.IMAGE not in declared(self.plugins.get_plugin(name), name):
-            raise InvalidRequest(f"'image' can't be chosen: the strategy {name!r} does not run images.")
+        if request.image is not None and Capability.IMAGE not in self.capabilities:
+            raise InvalidRequest(
+                f"'image' can't be chosen: the strategy {self.settings.strategy!r} does not run images."
+            )
 
     @property
     def _state_dir(self) -> Path:

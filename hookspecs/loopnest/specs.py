@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from loopnest._markers import hookspec
-from loopnest.models import Closed, Delivery, Finding, Loop, LoopChange, LoopQuery, StartLoop
+from loopnest.models import Closed, Delivery, Finding, Loop, LoopChange, LoopQuery
+from loopnest.requests import StartLoop
 
 if TYPE_CHECKING:
     import pluggy
 
-    from loopnest.models import Event
+    from loopnest.requests import Event
 
 #: How a strategy reports a change; never blocks, may be called from the event loop's thread only.
 Emit = Callable[[LoopChange], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -16,6 +17,12 @@ _CONVERSATION_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 ConversationId = Annotated[str, StringConstraints(pattern=rf"^{_CONVERSATION_ID.pattern}$")]
+
+
+class StrEnum(str, enum.Enum):
+    """`enum.StrEnum`, which Python 3.10 lacks."""
+
+    __str__ = str.__str__
 
 
 def is_conversation_id(given: object) -> bool:

@@ -37,7 +37,7 @@ from loopnest.selection import installed
 from loopnest.settings import Configuration
 from loopnest_cli.demo_stage import NAMESPACE, Stage, stage
 from loopnest_cli.event_lines import describe, print_event
-from loopnest_cli.loops import llm, print_loops, said
+from loopnest_cli.loops import close_summary, llm, print_loops
 from loopnest_cli.options import Options, new_app
 from loopnest_cli.output import console, printable
 from loopnest_cli.progress import changes_shown, shown
@@ -159,7 +159,7 @@ async def _started(loops: LoopManager, model: Llm, animate: bool | None) -> Asyn
     finally:
         with contextlib.suppress(LoopNotFound):
             closed = await loops.close_session(conversation_id, EVERYONE, remove=True)
-            _say("closed", said(closed))
+            _say("closed", close_summary(closed))
 
 
 async def _play(loops: LoopManager, loop: Loop, limit: float) -> None:

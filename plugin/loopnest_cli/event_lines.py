@@ -155,5 +155,5 @@ def _legacy(event: Mapping[str, Any]) -> Line | None:
         return Line("error" if kind == "error" else "output", str(event.get("content") or ""))
     if kind == "run":
         return Line("agent", f"$ {arguments.get('command')}")
-    said = arguments.get("content") or arguments.get("final_thought") or arguments.get("thought")
-    return Line(_source(event), str(said or event.get("message") or kind))
+    text = arguments.get("content") or arguments.get("final_thought") or arguments.get("thought")
+    return Line(_source(event), str(text or event.get("message") or kind))

@@ -184,7 +184,7 @@ def close(
     if as_json:
         print_json(plain(closed))
     else:
-        typer.echo(f"{conversation_id}: {said(closed)}", err=True)
+        typer.echo(f"{conversation_id}: {close_summary(closed)}", err=True)
 
 
 @app.command()
@@ -252,7 +252,7 @@ def _event(message: str | None, image_urls: list[str], control: _Action | None, 
     return made(Message, text=text(message or ""), image_urls=tuple(image_urls))
 
 
-def said(closed: Closed) -> str:
+def close_summary(closed: Closed) -> str:
     """How a loop was closed, for people."""
     how = "it did not run" if closed.already else "stopped" if closed.graceful else "stopped by force"
     return ", ".join(part for part in (how, "removed" if closed.removed else None, closed.message) if part)

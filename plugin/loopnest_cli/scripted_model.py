@@ -138,9 +138,9 @@ def _reply(body: Mapping[str, Any], turn: Turn) -> tuple[str, str]:
     message, reason = _spoken(turn)
     if not body.get("stream"):
         return _completion("chat.completion", body, {"message": message, "finish_reason": reason}), "application/json"
-    said = _completion("chat.completion.chunk", body, {"delta": message, "finish_reason": None})
+    chunk = _completion("chat.completion.chunk", body, {"delta": message, "finish_reason": None})
     done = _completion("chat.completion.chunk", body, {"delta": {}, "finish_reason": reason})
-    return f"data: {said}\n\ndata: {done}\n\ndata: [DONE]\n\n", "text/event-stream"
+    return f"data: {chunk}\n\ndata: {done}\n\ndata: [DONE]\n\n", "text/event-stream"
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -36,7 +36,6 @@ from loopnest_docker.settings import Engine as EngineSettings
 from loopnest_docker.stream_client import new_stream_client
 
 _log = logging.getLogger(__name__)
-
 _T = TypeVar("_T")
 #: Seconds beyond the engine's own limit after which a call is given up that waits for a free thread.
 _QUEUE_MARGIN: Final = 5.0
@@ -145,7 +144,7 @@ class Engine:
         timeout, threads = math.ceil(self._settings.timeout), self._settings.threads
         client = docker.APIClient(version=version, timeout=timeout, max_pool_size=threads, **self._options())
         _drop_missing_helpers(client)
-        client.trust_env = False  # HTTP_PROXY and ~/.netrc are for what is elsewhere, as with the docker command
+        client.trust_env = False  # the engine is reached directly, without HTTP_PROXY and ~/.netrc
         client.hooks["response"] = [self._note_clock]
         self._connections.follow(client)
         return client
@@ -204,11 +203,17 @@ def _drop_missing_helpers(client: docker.APIClient) -> None:
     for registry in missing:
         configured.pop("credsStore", None) if registry == "" else configured["credHelpers"].pop(registry)
     for helper in set(missing.values()):
-        _log.warning(
-            "The configuration of the docker command names the program docker-credential-%s, which is not installed: "
-            "images are built and pulled without the logins that it stores.",
-            helper,
-        )
+        _warn_of_missing(helper)
+
+
+@functools.cache
+def _warn_of_missing(helper: str) -> None:
+    """Once in a process, which has several clients."""
+    _log.warning(
+        "The configuration of the docker command names the program docker-credential-%s, which is not installed: "
+        "images are built and pulled without the logins that it stores.",
+        helper,
+    )
 
 
 async def complete(work: Awaitable[_T], note: Callable[[_T], None]) -> _T:
@@ -233,9 +238,9 @@ def translate(error: APIError) -> EngineError:
     text = str(error.explanation or error)
     status = error.response.status_code if error.response is not None else 0
     if status == 404:
-        return NotOnEngine(f"The engine says: {text}", reason=Reason.NOT_FOUND)
+        return NotOnEngine(f"The engine answered: {text}", reason=Reason.NOT_FOUND)
     if status == 409 or (status == 400 and "same name as its current name" in text):
-        return EngineConflict(f"The engine says: {text}")
+        return EngineConflict(f"The engine answered: {text}")
     if "no space left" in text:
         return EngineError(f"The engine's disk is full: {text}", reason=Reason.ENGINE_FULL)
     return EngineError(f"The engine refused ({status}): {text}")

@@ -54,9 +54,10 @@ class DockerStrategy:
     @hookimpl
     async def open_strategy(self, context: HostContext) -> None:
         """Connect; nothing is asked of the engine yet, so that a host starts while its engine is down."""
-        settings, engine = self._settings, Engine(self._settings.engine)
+        settings = self._settings
         variables.check_settings(self._dialect, "loopnest.docker", settings)
-        self._http = new_http_client(self._settings.max_answer)
+        engine = Engine(settings.engine)
+        self._http = new_http_client(settings.max_answer)
         self._parts = Parts(
             settings=settings,
             context=context,

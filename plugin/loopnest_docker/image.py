@@ -32,7 +32,7 @@ class Image:
 Progress = Callable[[Phase, str, float | None], None]
 
 
-def _quiet(_phase: Phase, _message: str, _progress: float | None) -> None:
+def _no_progress(_phase: Phase, _message: str, _progress: float | None) -> None:
     pass
 
 
@@ -55,7 +55,7 @@ class ImageStore:
         """The nested server's version in the image that we build."""
         return self._settings.build.version or self._program.version
 
-    async def ensure(self, image: str, progress: Progress = _quiet) -> Image:
+    async def ensure(self, image: str, progress: Progress = _no_progress) -> Image:
         """Make sure that the engine has ``image``, as the pull policy says, and return it.
 
         Concurrent calls for one image share one pull or build; ``always`` means once for each host process.
@@ -93,7 +93,7 @@ class ImageStore:
         found: list[dict[str, Any]] = await self._engine.call("images", filters={"label": naming.DIALECT})
         return found
 
-    async def pull(self, image: str | None = None, progress: Progress = _quiet) -> str:
+    async def pull(self, image: str | None = None, progress: Progress = _no_progress) -> str:
         """Pull ``image`` (by default the configured one) and return its name.
 
         Raises:
@@ -108,7 +108,7 @@ class ImageStore:
         await self._follow(lines, Phase.PULLING_IMAGE, Reason.IMAGE_PULL_FAILED, image, progress)
         return image
 
-    async def build(self, progress: Progress = _quiet) -> str:
+    async def build(self, progress: Progress = _no_progress) -> str:
         """Build the configured dialect's image from its packaged Dockerfile, and return its name.
 
         Raises:

@@ -37,20 +37,20 @@ class Inventory:
     """The containers of ``namespace``, by id.
 
     Args:
-        died: called with the facts from before and the exit code when a container's process ends.
+        on_exit: called with the facts from before and the exit code when a container's process ends.
         max_age: seconds after which everything is listed again, stream or not.
     """
 
     def __init__(
-        self, engine: Engine, namespace: str, died: Callable[[Facts, int | None], None], max_age: float = 30
+        self, engine: Engine, namespace: str, on_exit: Callable[[Facts, int | None], None], max_age: float = 30
     ) -> None:
-        self._engine, self._died, self._max_age = engine, died, max_age
+        self._engine, self._on_exit, self._max_age = engine, on_exit, max_age
         self._label = f"{naming.NAMESPACE}={namespace}"
         self._containers: dict[str, Facts] = {}
         self._slots: dict[str, Slot] = {}
         self._by_conversation: dict[str, list[Facts]] = {}
-        self._dirty: dict[str, int] = {}  # containers to look at again, and which touch it was that said so last
-        self._touches = self._looked = 0  # so many there were, and so many before the last look that was answered
+        self._dirty: dict[str, int] = {}  # containers to look at again, by the number of the last touch of each
+        self._touches = self._looked = 0  # the number of the last touch, and of the last one before an answered look
         self._gaps = 0
         self._listed_at = float("-inf")
         self._began = float("-inf")  # of the last full listing that succeeded, even if a gap made it worthless since
@@ -89,7 +89,7 @@ class Inventory:
 
     async def _look(self, asked: float, touches: int) -> None:
         """Ask the engine for what a caller that came at ``asked``, after so many touches, must see."""
-        if self._failure and self._failure[0] >= asked:  # while this caller waited: an engine that hangs hangs once
+        if self._failure and self._failure[0] >= asked:  # it failed while this caller waited
             error = self._failure[1]
             raise EngineError(error.message, reason=error.reason) from error
         try:
@@ -190,8 +190,8 @@ class Inventory:
         """Take ``entries`` over.
 
         Args:
-            known: containers of which no event came since they were read: where they look the same, the same object is
-                kept, which tells others that what they remember of it is still true.
+            known: containers of which no event came since they were read: where the new entry is equal, the known
+                object is kept, so that caches by object stay valid.
         """
         for entry in entries:
             if loop := container_facts.read(entry):
@@ -214,7 +214,7 @@ class Inventory:
             if waiting := self._deaths.get(event.container_id):
                 waiting.set()
             if event.action == "die" and (known := self._containers.get(event.container_id)):
-                self._died(known, event.exit_code)
+                self._on_exit(known, event.exit_code)
 
     def _on_gap(self) -> None:
         self._gaps += 1

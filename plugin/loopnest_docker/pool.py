@@ -6,8 +6,9 @@ container that is never started. A claim renames the token to the one name that 
 exactly one of any number of claimants do, on any number of hosts; the winner renames the slot to what it is for now. A
 slot without a token is still booting, or was left by a host that died in between, and goes after a while.
 
-Two simpler ways are none. Of two who rename a slot to different names, both succeed. And of two who remove a token,
-both can: the engine says yes to a second one who found it just before it was gone, once in ten thousand claims.
+Two simpler schemes are not safe. Two claimants that rename one slot to different names both succeed. Two claimants
+that remove one token can both succeed: about once in ten thousand claims, the engine also confirms the removal by the
+one that found the token just before it was gone.
 """
 
 from __future__ import annotations

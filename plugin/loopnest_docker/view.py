@@ -76,8 +76,8 @@ class View:
     async def loops(self, containers: Sequence[Facts], *, probe: bool) -> list[Loop]:
         """See all of them at once.
 
-        Nested servers that must be asked have a short limit, all together. Of containers that ended, those whose exit
-        code does not tell how cost up to three calls of the engine each, once for every run of theirs.
+        Nested servers are asked together, under one short limit. A container that ended, and whose exit code does not
+        show how, costs up to three calls of the engine, once for each of its runs.
         """
         loops = [self._plain(container, probe=probe) for container in containers]
         asked = [container for container, loop in zip(containers, loops, strict=True) if loop is None]
@@ -114,7 +114,7 @@ class View:
         return await (self._ended(container) if container.down else self._probed(container))
 
     async def _ended(self, container: Facts) -> Loop:
-        """The loop of a container that ended with an exit code that does not tell how."""
+        """The loop of a container that ended with an exit code that does not show how."""
         try:
             end = await read_ending(self._engine, container.id)
         except NotOnEngine:  # the next listing is without it

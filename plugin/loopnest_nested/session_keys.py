@@ -1,7 +1,7 @@
 """Keys derived for each nested server, so that none is ever stored and none is shared.
 
 HMAC-SHA256 of a server's random nonce under the host's secret: any replica of the host derives the same key from what
-the engine knows, and who knows the nonce but not the secret knows nothing.
+the engine stores; the nonce without the secret does not reveal the key.
 """
 
 from __future__ import annotations

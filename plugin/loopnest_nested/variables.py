@@ -18,7 +18,7 @@ def check_request(dialect: Dialect, request: StartLoop) -> None:
     Raises:
         InvalidRequest: names the variable.
     """
-    if taken := _reserved(dialect).intersection(request.environment):
+    if request.environment and (taken := _reserved(dialect).intersection(request.environment)):
         raise InvalidRequest(f"'environment.{min(taken)}' can't be set: loopnest gives each nested server its own.")
 
 
@@ -27,7 +27,7 @@ class Settings(Protocol):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Variables that anybody may see."""
+        """Variables that are not secret."""
 
     @property
     def secret_environment(self) -> Mapping[str, SecretStr]:

@@ -164,7 +164,7 @@ class Run:
                     process.send_signal(number)
 
     def _kill_all(self) -> None:
-        """Kill all but the supervisor, which then tells the exit code; again, as they may have forked meanwhile."""
+        """Kill all but the supervisor, which then writes the exit code; repeat, as they may have forked meanwhile."""
         supervisor = self._number("pid") if self.alive() else None
         if supervisor:
             with contextlib.suppress(ProcessLookupError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from loopnest import Closed, Delivery, Loop, LoopNotFound, LoopStatus, Message, StartLoop, hookimpl, owner_of
+from loopnest import Loop, LoopNotFound, LoopStatus, Message, StartLoop, hookimpl, owner_of
 from loopnest.models import LoopQuery
 from loopnest.owners import EVERYONE
+from loopnest.testing.plugins import OwnLoops
 
 from .doubles import Healthy, Pausable
 
@@ -21,44 +22,6 @@ def begin(loops, conversation_id="c1", user_id=ALICE, **facts):
 def begin_unseen(loops):
     """Start a loop of Alice's in the strategy itself."""
     loops.plugins.get_plugin("in-memory").start_loop(StartLoop(conversation_id="c1", owner=owner_of(ALICE)))
-
-
-class Elsewhere:
-    """Runs the loops of one customer itself, with three hooks and no lookup of its own."""
-
-    def __init__(self):
-        self.loops: dict[str, Loop] = {}
-        self.events: list[object] = []
-
-    @hookimpl
-    def start_loop(self, request):
-        if request.tags.get("customer") != "acme" and request.conversation_id not in self.loops:
-            return None
-        self.loops[request.conversation_id] = loop = Loop(
-            conversation_id=request.conversation_id, owner=request.owner, status=LoopStatus.RUNNING, strategy="acme"
-        )
-        return loop
-
-    @hookimpl(wrapper=True)
-    def list_loops(self, query):
-        loops = yield
-        return [*loops, *query.select(self.loops.values())]
-
-    @hookimpl
-    def send_event(self, loop, event):
-        if loop.strategy != "acme":
-            return None
-        self.events.append(event)
-        return Delivery(conversation_id=loop.conversation_id)
-
-    @hookimpl
-    def close_session(self, loop, remove):
-        if loop.strategy != "acme":
-            return None
-        stopped = self.loops.pop(loop.conversation_id).model_copy(update={"status": LoopStatus.STOPPED})
-        if not remove:
-            self.loops[loop.conversation_id] = stopped
-        return Closed(conversation_id=loop.conversation_id, graceful=True, removed=remove)
 
 
 class HidesAll:
@@ -138,27 +101,30 @@ async def test_a_wrapper_of_list_loops_always_receives_a_sequence(opened):
         def list_loops(self, query):
             return None
 
-    async with opened(Silent(), Elsewhere()) as loops:
+    async with opened(Silent(), OwnLoops()) as loops:
         assert await loops.list_loops(LoopQuery(user_id=EVERYONE)) == []
 
 
 async def test_loops_that_an_override_adds_are_found_sent_to_and_closed(opened):
-    elsewhere = Elsewhere()
-    async with opened(Healthy(), elsewhere) as loops:
-        await begin(loops, "ours")
-        await begin(loops, "acme", tags={"customer": "acme"})
-        assert {loop.conversation_id for loop in await loops.list_loops(LoopQuery(user_id=ALICE))} == {"ours", "acme"}
-        assert (await loops.get_loop("acme", ALICE)).strategy == "acme"
-        await loops.send_event("acme", HELLO, ALICE)
-        await loops.send_event("ours", HELLO, ALICE)
-        assert elsewhere.events == [HELLO]
+    override = OwnLoops()
+    async with opened(Healthy(), override) as loops:
+        await begin(loops, "theirs")
+        await begin(loops, "its-own")
+        assert {loop.conversation_id for loop in await loops.list_loops(LoopQuery(user_id=ALICE))} == {
+            "theirs",
+            "its-own",
+        }
+        assert (await loops.get_loop("its-own", ALICE)).strategy == "own"
+        await loops.send_event("its-own", HELLO, ALICE)
+        await loops.send_event("theirs", HELLO, ALICE)
+        assert override.events == [HELLO]
         with pytest.raises(LoopNotFound):
-            await loops.close_session("acme", BOB)
-        assert not (await loops.close_session("acme", EVERYONE)).already
-        await loops.send_event("acme", HELLO, ALICE)
-        assert (await loops.get_loop("acme", ALICE)).status is LoopStatus.RUNNING
-        assert (await loops.close_session("acme", ALICE, remove=True)).removed
-        assert {loop.conversation_id for loop in await loops.list_loops(LoopQuery(user_id=ALICE))} == {"ours"}
+            await loops.close_session("its-own", BOB)
+        assert not (await loops.close_session("its-own", EVERYONE)).already
+        await loops.send_event("its-own", HELLO, ALICE)
+        assert (await loops.get_loop("its-own", ALICE)).status is LoopStatus.RUNNING
+        assert (await loops.close_session("its-own", ALICE, remove=True)).removed
+        assert {loop.conversation_id for loop in await loops.list_loops(LoopQuery(user_id=ALICE))} == {"theirs"}
 
 
 async def test_find_loop_is_asked_first_and_can_not_hide(opened):

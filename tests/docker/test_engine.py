@@ -121,6 +121,7 @@ async def test_a_bad_path_of_tls_files_is_said(monkeypatch):
 def test_a_missing_credential_helper_blocks_nothing(tmp_path, monkeypatch, caplog, config):
     (tmp_path / "config.json").write_text(json.dumps({**config, "auths": {"other.example": {"auth": "YTpi"}}}))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    engine_module._warn_of_missing.cache_clear()
     client = Engine(EngineSettings())._client_for("1.41")
     assert client._auth_configs.get_all_credentials().keys() == {"other.example"}
     assert client._auth_configs.resolve_authconfig("registry.example") is None

@@ -56,7 +56,7 @@ async def state_in(inventory) -> str:
 @pytest.fixture
 def inventory(monkeypatch):
     monkeypatch.setattr(module, "EventStream", Stream)
-    return Inventory(Engine(), "tests", died=lambda *_: None)
+    return Inventory(Engine(), "tests", on_exit=lambda *_: None)
 
 
 async def test_who_asked_after_one_change_is_not_told_what_was_before_it_as_another_followed(inventory):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loopnest import EVERYONE, LoopQuery, LoopStatus, Reason, StartLoop
-from loopnest.testing import said
+from loopnest.testing import user_message
 
 from ..processes import processes_of
 from ..received import received
@@ -64,7 +64,7 @@ async def test_loops_are_adopted_by_the_next_host_process(host, opened, state_di
         loop = await loops.get_loop("c1")
         assert [line[0], line[2]] == ["started", loop.url]
         assert loop.status is LoopStatus.RUNNING
-        await loops.send_event("c1", said("hello"))
+        await loops.send_event("c1", user_message("hello"))
         assert await received(loops, "c1") == ["hello"]
         async with loops.watch() as changes:  # it is watched too
             for one in processes_of(state_dir):

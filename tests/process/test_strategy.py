@@ -27,7 +27,7 @@ from loopnest import (
     NestedError,
     Reason,
 )
-from loopnest.testing import said
+from loopnest.testing import user_message
 from loopnest_process import boot
 from loopnest_process.hooks import ProcessStrategy
 from loopnest_process.registry import Registry
@@ -270,10 +270,10 @@ async def test_removing_removes_everything(opened, loops_dir, tmp_path):
 
 async def test_an_event_starts_a_stopped_loop_again_and_that_is_told(opened):
     async with opened() as loops:
-        await loops.start_loop(request(initial_message=said("first")), ALICE)
+        await loops.start_loop(request(initial_message=user_message("first")), ALICE)
         await loops.close_session("c1", ALICE)
         async with loops.watch() as changes:
-            await loops.send_event("c1", said("second"), ALICE)
+            await loops.send_event("c1", user_message("second"), ALICE)
             assert (await until(changes, LoopStatus.RUNNING)).phase == "ready"
         assert await received(loops, "c1") == ["first", "second"]
 
@@ -284,7 +284,7 @@ async def test_an_event_starts_a_loop_that_died_again(opened, state_dir):
         async with loops.watch() as changes:
             servers_of(state_dir)[0].kill()
             await until(changes, LoopStatus.FAILED)
-        await loops.send_event("c1", said("hello"), ALICE)
+        await loops.send_event("c1", user_message("hello"), ALICE)
         assert (await loops.get_loop("c1", ALICE)).status is LoopStatus.RUNNING
 
 
@@ -292,7 +292,7 @@ async def test_an_event_for_a_loop_that_starts_waits_for_it(opened):
     async with opened() as loops:
         await loops.start_loop(request(mode="slow"), ALICE, wait=False)
         await asyncio.sleep(0.3)
-        await loops.send_event("c1", said("hello"), ALICE)
+        await loops.send_event("c1", user_message("hello"), ALICE)
         assert await received(loops, "c1") == ["hello"]
 
 
@@ -336,7 +336,7 @@ async def test_a_port_that_was_taken_meanwhile_is_exchanged(opened, impostor, mo
     async with opened() as loops:
         loop = await loops.start_loop(request(), ALICE)
         assert httpx.URL(loop.url).port != impostor
-        await loops.send_event("c1", said("hello"), ALICE)
+        await loops.send_event("c1", user_message("hello"), ALICE)
         assert await received(loops, "c1") == ["hello"]
 
 
@@ -390,7 +390,7 @@ async def test_a_host_with_another_secret_closes_but_does_not_drive(opened, stat
     async with LoopManager.from_plugins(ProcessStrategy(strategy._settings), settings=settings) as loops:
         listed = await loops.get_loop("c1", ALICE)
         assert (listed.reason, listed.session_key, listed.url) == (Reason.FOREIGN_SECRET, None, None)
-        for call in (loops.start_loop(request(), ALICE), loops.send_event("c1", said("hello"), ALICE)):
+        for call in (loops.start_loop(request(), ALICE), loops.send_event("c1", user_message("hello"), ALICE)):
             with pytest.raises(LoopFailed, match=r"must share 'loopnest\.secret'") as caught:
                 await call
             assert caught.value.reason == Reason.FOREIGN_SECRET

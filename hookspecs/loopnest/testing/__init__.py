@@ -25,14 +25,14 @@ pytest.register_assert_rewrite(*(f"loopnest.testing.{name}" for name in _MODULES
 from loopnest.testing.access import AccessTests  # noqa: E402 - after its assertions are made to speak
 from loopnest.testing.capabilities import CapabilityTests  # noqa: E402
 from loopnest.testing.closing import ClosingTests  # noqa: E402
-from loopnest.testing.harness import Harness, said  # noqa: E402
+from loopnest.testing.harness import Harness, user_message  # noqa: E402
 from loopnest.testing.hosts import HostTests  # noqa: E402
 from loopnest.testing.optional_overrides import OptionalOverrideTests  # noqa: E402
 from loopnest.testing.overrides import OverrideTests  # noqa: E402
 from loopnest.testing.pausing import PauseTests  # noqa: E402
 from loopnest.testing.starts import StartTests  # noqa: E402
 
-__all__ = ["Harness", "StrategyConformance", "said"]
+__all__ = ["Harness", "StrategyConformance", "user_message"]
 
 
 class StrategyConformance(

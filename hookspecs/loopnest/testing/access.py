@@ -11,7 +11,7 @@ from loopnest.errors import InvalidRequest, LoopnestError, LoopNotFound
 from loopnest.manager import LoopManager
 from loopnest.models import LoopQuery, LoopStatus
 from loopnest.owners import EVERYONE, Everyone
-from loopnest.testing.harness import ALICE, BAD_IDS, BOB, Harness, said
+from loopnest.testing.harness import ALICE, BAD_IDS, BOB, Harness, user_message
 
 
 class AccessTests(Harness):
@@ -59,7 +59,7 @@ class AccessTests(Harness):
 
     async def test_operators_drive_any_loop(self, loops: LoopManager, cid: str) -> None:
         await loops.start_loop(self.new_request(cid), ALICE)
-        await loops.send_event(cid, said("from an operator"), EVERYONE)
+        await loops.send_event(cid, user_message("from an operator"), EVERYONE)
         assert list(await self.received(loops, cid)) == ["from an operator"]
         await loops.close_session(cid, EVERYONE)
 
@@ -75,7 +75,7 @@ class AccessTests(Harness):
         with pytest.raises(LoopNotFound):
             await hook.close_session(conversation_id=cid, loop=loop, remove=False)
         with pytest.raises(LoopnestError):
-            await hook.send_event(conversation_id=cid, loop=loop, event=said("hello"))
+            await hook.send_event(conversation_id=cid, loop=loop, event=user_message("hello"))
 
     @pytest.mark.parametrize("bad", BAD_IDS)
     async def test_a_malformed_id_is_refused(self, loops: LoopManager, bad: str) -> None:

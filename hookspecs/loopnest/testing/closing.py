@@ -10,7 +10,7 @@ import pytest
 from loopnest.errors import LoopnestError, LoopNotFound
 from loopnest.manager import LoopManager
 from loopnest.models import Loop, LoopStatus
-from loopnest.testing.harness import ALICE, Harness, said
+from loopnest.testing.harness import ALICE, Harness, user_message
 
 
 class ClosingTests(Harness):
@@ -19,26 +19,26 @@ class ClosingTests(Harness):
     async def test_events_sent_at_once_arrive_in_the_order_of_the_calls(self, loops: LoopManager, cid: str) -> None:
         await loops.start_loop(self.new_request(cid), ALICE)
         texts = [f"message {number}" for number in range(20)]
-        await asyncio.gather(*(loops.send_event(cid, said(text), ALICE) for text in texts))
+        await asyncio.gather(*(loops.send_event(cid, user_message(text), ALICE) for text in texts))
         assert list(await self.received(loops, cid)) == texts
 
     async def test_an_event_for_a_stopped_loop_starts_it_again(self, loops: LoopManager, cid: str) -> None:
         await loops.start_loop(self.new_request(cid), ALICE)
         await loops.close_session(cid, ALICE)
         async with loops.watch() as changes:
-            await loops.send_event(cid, said("wake up"), ALICE)
+            await loops.send_event(cid, user_message("wake up"), ALICE)
             await self.until(changes, LoopStatus.RUNNING)
         assert (await loops.get_loop(cid, ALICE)).status is LoopStatus.RUNNING
         assert list(await self.received(loops, cid)) == ["wake up"]
 
     async def test_a_closed_loop_is_stopped_and_comes_back_with_its_history(self, loops: LoopManager, cid: str) -> None:
         await loops.start_loop(self.new_request(cid), ALICE)
-        await loops.send_event(cid, said("before"), ALICE)
+        await loops.send_event(cid, user_message("before"), ALICE)
         closed = await loops.close_session(cid, ALICE)
         assert (closed.already, closed.removed) == (False, False)
         assert (await loops.get_loop(cid, ALICE)).status is LoopStatus.STOPPED
         await loops.start_loop(self.new_request(cid), ALICE)
-        await loops.send_event(cid, said("after"), ALICE)
+        await loops.send_event(cid, user_message("after"), ALICE)
         assert list(await self.received(loops, cid)) == ["before", "after"]
 
     async def test_closing_twice_is_no_error(self, loops: LoopManager, cid: str) -> None:
@@ -50,14 +50,14 @@ class ClosingTests(Harness):
     @pytest.mark.parametrize("first", ["running", "stopped"])
     async def test_a_removed_loop_is_gone_with_its_history(self, loops: LoopManager, cid: str, first: str) -> None:
         await loops.start_loop(self.new_request(cid), ALICE)
-        await loops.send_event(cid, said("before"), ALICE)
+        await loops.send_event(cid, user_message("before"), ALICE)
         if first == "stopped":
             await loops.close_session(cid, ALICE)
         assert (await loops.close_session(cid, ALICE, remove=True)).removed
         assert (await loops.close_session(cid, ALICE, remove=True)).already
         assert await self.listed(loops, cid) == []
         with pytest.raises(LoopNotFound):
-            await loops.send_event(cid, said("hello"), ALICE)
+            await loops.send_event(cid, user_message("hello"), ALICE)
         await loops.start_loop(self.new_request(cid), ALICE)
         assert list(await self.received(loops, cid)) == []
 

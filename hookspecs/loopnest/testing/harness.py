@@ -13,8 +13,9 @@ import pytest_asyncio
 
 from loopnest.capabilities import Capability
 from loopnest.manager import LoopManager
-from loopnest.models import Conversation, Loop, LoopChange, LoopQuery, LoopStatus, Message, StartLoop
+from loopnest.models import Loop, LoopChange, LoopQuery, LoopStatus
 from loopnest.owners import EVERYONE
+from loopnest.requests import Conversation, Message, StartLoop
 from loopnest.testing.profile import NOT_DECLARED, Profile, needed
 
 ALICE: Final = "alice@example.com"
@@ -23,7 +24,7 @@ BAD_IDS: Final = ("", "-x", ".", "../other", "a/b", "a b", "a\n", "ä", "x" * 65
 NewManager = Callable[[], LoopManager]
 
 
-def said(text: str) -> Message:
+def user_message(text: str) -> Message:
     """A message that the agent does not act upon."""
     return Message(text=text, run=False)
 
@@ -65,6 +66,7 @@ class Harness:
         profile = Profile.of(new_manager())
         profile.note(request.node)
         if missing := ", ".join(sorted(needed(request.function) - profile.capabilities)):
+            # Not a failure: the author promises nothing here. The report lists the test as not declared.
             request.node.user_properties.append((NOT_DECLARED, missing))
             pytest.skip(f"The strategy does not declare {missing}.")
         return profile
@@ -95,10 +97,12 @@ class Harness:
         """A request that succeeds, with some of its facts changed."""
         return self.new_request(cid).model_copy(update=changes)
 
-    def saying(self, cid: str, text: str) -> StartLoop:
+    def request_with_message(self, cid: str, text: str) -> StartLoop:
         """A request that succeeds, with an initial message."""
         request = self.new_request(cid)
-        conversation = (request.conversation or Conversation()).model_copy(update={"initial_message": said(text)})
+        conversation = (request.conversation or Conversation()).model_copy(
+            update={"initial_message": user_message(text)}
+        )
         return request.model_copy(update={"conversation": conversation})
 
     def broken(self, cid: str) -> StartLoop:
@@ -121,7 +125,7 @@ class Harness:
 
     @staticmethod
     async def listed(loops: LoopManager, cid: str) -> list[Loop]:
-        """The loops of one conversation, whoever owns them: one, or none."""
+        """The loops of one conversation, of any owner: one, or none."""
         return await loops.list_loops(LoopQuery(user_id=EVERYONE, conversation_ids=frozenset({cid})))
 
     @staticmethod
@@ -129,7 +133,7 @@ class Harness:
         """All calls that concern one loop, not awaited yet."""
         return [
             loops.get_loop(cid, user_id),
-            loops.send_event(cid, said("hello"), user_id),
+            loops.send_event(cid, user_message("hello"), user_id),
             loops.loop_logs(cid, user_id),
             loops.close_session(cid, user_id),
             loops.close_session(cid, user_id, remove=True),

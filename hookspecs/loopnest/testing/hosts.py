@@ -8,7 +8,7 @@ from loopnest.capabilities import Capability
 from loopnest.manager import LoopManager
 from loopnest.models import LoopStatus
 from loopnest.owners import owner_of
-from loopnest.testing.harness import ALICE, Harness, NewManager, opened, place_of, said
+from loopnest.testing.harness import ALICE, Harness, NewManager, opened, place_of, user_message
 from loopnest.testing.profile import needs
 
 
@@ -38,8 +38,8 @@ class HostTests(Harness):
         theirs = await elsewhere.get_loop(cid, ALICE)
         assert place_of(theirs) == place_of(mine)
         assert place_of(await elsewhere.start_loop(self.new_request(cid), ALICE)) == place_of(mine)
-        await loops.send_event(cid, said("from here"), ALICE)
-        await elsewhere.send_event(cid, said("from there"), ALICE)
+        await loops.send_event(cid, user_message("from here"), ALICE)
+        await elsewhere.send_event(cid, user_message("from there"), ALICE)
         assert list(await self.received(loops, cid)) == ["from here", "from there"]
         await elsewhere.close_session(cid, ALICE)
         assert (await loops.get_loop(cid, ALICE)).status is LoopStatus.STOPPED
@@ -49,9 +49,9 @@ class HostTests(Harness):
     async def test_loops_run_on_when_their_host_ends(self, new_manager: NewManager, cid: str) -> None:
         async with new_manager() as first:
             before = await first.start_loop(self.new_request(cid), ALICE)
-            await first.send_event(cid, said("before"), ALICE)
+            await first.send_event(cid, user_message("before"), ALICE)
         async with opened(new_manager) as second:
             after = await second.get_loop(cid, ALICE)
             assert (after.status, place_of(after)) == (LoopStatus.RUNNING, place_of(before))
-            await second.send_event(cid, said("after"), ALICE)
+            await second.send_event(cid, user_message("after"), ALICE)
             assert list(await self.received(second, cid)) == ["before", "after"]

@@ -9,7 +9,7 @@ import pytest
 from loopnest.capabilities import Capability
 from loopnest.manager import LoopManager
 from loopnest.models import Loop, LoopStatus
-from loopnest.testing.harness import ALICE, BOB, said
+from loopnest.testing.harness import ALICE, BOB, user_message
 from loopnest.testing.overrides import OverrideChecks, marked
 from loopnest.testing.plugins import (
     OverrideFailure,
@@ -64,7 +64,7 @@ class OptionalOverrideTests(OverrideChecks):
         with overridden(loops, observing("pause_loop", seen), replacing("pause_loop", marked)):
             assert (await loops.pause_loop(cid, ALICE)).message == "marked"
             assert (await loops.get_loop(cid, ALICE)).status is LoopStatus.PAUSED
-            await loops.send_event(cid, said("go on"), ALICE)
+            await loops.send_event(cid, user_message("go on"), ALICE)
             await self.others_hold(loops, cid, but="pause_loop")
             await self.closes(loops, cid)
         assert seen == ["pause_loop"]
@@ -89,7 +89,7 @@ class OptionalOverrideTests(OverrideChecks):
         assert seen == ["resume_loop"]
         await loops.pause_loop(cid, ALICE)
         with overridden(loops, raising("resume_loop")):
-            await loops.send_event(cid, said("go on"), ALICE)
+            await loops.send_event(cid, user_message("go on"), ALICE)
             await self.others_hold(loops, cid, but="resume_loop")
             await self.closes(loops, cid)
 

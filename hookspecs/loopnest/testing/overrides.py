@@ -12,8 +12,9 @@ import pytest
 
 from loopnest.errors import LoopFailed, LoopNotFound, Reason
 from loopnest.manager import LoopManager
-from loopnest.models import Closed, Delivery, Loop, LoopQuery, LoopStatus, Message, StartLoop
-from loopnest.testing.harness import ALICE, BOB, Harness, place_of, said
+from loopnest.models import Closed, Delivery, Loop, LoopQuery, LoopStatus
+from loopnest.requests import Message, StartLoop
+from loopnest.testing.harness import ALICE, BOB, Harness, place_of, user_message
 from loopnest.testing.plugins import (
     OneHook,
     OverrideFailure,
@@ -48,7 +49,7 @@ class OverrideChecks(Harness):
             assert [place_of(listed) for listed in await self.listed(loops, cid)] == [place_of(loop)]
         if but != "send_event":
             before = list(await self.received(loops, cid))
-            await loops.send_event(cid, said("still there?"), ALICE)
+            await loops.send_event(cid, user_message("still there?"), ALICE)
             assert list(await self.received(loops, cid)) == [*before, "still there?"]
 
     async def is_refused_to_bob(self, loops: LoopManager, cid: str) -> None:
@@ -140,15 +141,15 @@ class OverrideTests(OverrideChecks):
 
         await loops.start_loop(self.new_request(cid), ALICE)
         with overridden(loops, changing("send_event", rewrite)):
-            await loops.send_event(cid, said("one"), ALICE)
+            await loops.send_event(cid, user_message("one"), ALICE)
         with overridden(loops, replacing("send_event", lambda it: it.model_copy(update={"response": "replaced"}))):
-            assert (await loops.send_event(cid, said("two"), ALICE)).response == "replaced"
+            assert (await loops.send_event(cid, user_message("two"), ALICE)).response == "replaced"
         with overridden(loops, answering("send_event", _answer_send)):
-            assert (await loops.send_event(cid, said("three"), ALICE)).response == "answered"
+            assert (await loops.send_event(cid, user_message("three"), ALICE)).response == "answered"
             await self.others_hold(loops, cid, but="send_event")
         with overridden(loops, raising("send_event")):
             with pytest.raises(OverrideFailure):
-                await loops.send_event(cid, said("four"), ALICE)
+                await loops.send_event(cid, user_message("four"), ALICE)
             await self.others_hold(loops, cid, but="send_event")
             assert list(await self.received(loops, cid)) == ["rewritten one", "two"]
             await self.closes(loops, cid)
@@ -161,11 +162,11 @@ class OverrideTests(OverrideChecks):
             await self.is_refused_to_bob(loops, own)
             listed = await loops.list_loops(LoopQuery(user_id=ALICE))
             assert {loop.conversation_id for loop in listed} == {cid, own}
-            await loops.send_event(own, said("to the override"), ALICE)
-            assert plugin.events == [said("to the override")]
+            await loops.send_event(own, user_message("to the override"), ALICE)
+            assert plugin.events == [user_message("to the override")]
             await self.others_hold(loops, cid, but="")
             await self.closes(loops, own)
-            await loops.send_event(own, said("again"), ALICE)
+            await loops.send_event(own, user_message("again"), ALICE)
             assert (await loops.get_loop(own, ALICE)).status is LoopStatus.RUNNING
             assert (await loops.close_session(own, ALICE, remove=True)).removed
             await self.others_hold(loops, cid, but="")

@@ -8,7 +8,7 @@ from loopnest.capabilities import Capability
 from loopnest.errors import LoopFailed, Reason
 from loopnest.manager import LoopManager
 from loopnest.models import LoopStatus
-from loopnest.testing.harness import ALICE, Harness, said
+from loopnest.testing.harness import ALICE, Harness, user_message
 from loopnest.testing.profile import needs
 
 
@@ -18,14 +18,14 @@ class PauseTests(Harness):
     @needs(Capability.PAUSE)
     async def test_a_paused_loop_goes_on_where_it_was(self, loops: LoopManager, cid: str) -> None:
         await loops.start_loop(self.new_request(cid), ALICE)
-        await loops.send_event(cid, said("before"), ALICE)
+        await loops.send_event(cid, user_message("before"), ALICE)
         await self._pause(loops, cid)
         assert (await loops.pause_loop(cid, ALICE)).status is LoopStatus.PAUSED
         async with loops.watch() as changes:
             assert (await loops.resume_loop(cid, ALICE)).status is LoopStatus.RUNNING
             assert (await loops.resume_loop(cid, ALICE)).status is LoopStatus.RUNNING
             assert len(await self.until(changes, LoopStatus.RUNNING)) == 1
-        await loops.send_event(cid, said("after"), ALICE)
+        await loops.send_event(cid, user_message("after"), ALICE)
         assert list(await self.received(loops, cid)) == ["before", "after"]
 
     @needs(Capability.PAUSE)
@@ -33,7 +33,7 @@ class PauseTests(Harness):
         await loops.start_loop(self.new_request(cid), ALICE)
         await self._pause(loops, cid)
         assert (await elsewhere.get_loop(cid, ALICE)).status is LoopStatus.PAUSED
-        await elsewhere.send_event(cid, said("wake up"), ALICE)
+        await elsewhere.send_event(cid, user_message("wake up"), ALICE)
         assert (await loops.get_loop(cid, ALICE)).status is LoopStatus.RUNNING
         assert list(await self.received(loops, cid)) == ["wake up"]
 

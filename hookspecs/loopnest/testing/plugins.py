@@ -8,7 +8,8 @@ from typing import Any
 
 from loopnest._markers import hookimpl
 from loopnest.manager import LoopManager
-from loopnest.models import Closed, Delivery, Event, Loop, LoopQuery, LoopStatus, StartLoop
+from loopnest.models import Closed, Delivery, Loop, LoopQuery, LoopStatus
+from loopnest.requests import Event, StartLoop
 from loopnest.selection import register
 
 
@@ -56,7 +57,7 @@ def answering(hook: str, answer: Callable[..., Any]) -> OneHook:
 
 
 def raising(hook: str) -> OneHook:
-    """Raise `OverrideFailure` before anybody else is asked."""
+    """Raise `OverrideFailure` before any other plugin is called."""
 
     def fail() -> None:
         raise OverrideFailure(hook)

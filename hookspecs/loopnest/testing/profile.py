@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import pytest
 from importlib_metadata import packages_distributions, version
 
-from loopnest.capabilities import Capability, declared
+from loopnest.capabilities import Capability
 from loopnest.manager import LoopManager
 from loopnest.selection import installed
 
@@ -21,6 +21,7 @@ DISTRIBUTION: Final = "loopnest.distribution"
 CAPABILITIES: Final = "loopnest.capabilities"
 NEEDS: Final = "loopnest.needs"
 NOT_DECLARED: Final = "loopnest.not-declared"
+#: An attribute of the test, and no mark of pytest: every project that runs the suite would have to register that.
 _ATTRIBUTE: Final = "loopnest_needs"
 _Test = TypeVar("_Test", bound=Callable[..., Any])
 
@@ -64,7 +65,7 @@ class Profile:
         else:
             module = type(plugin).__module__
             strategy = f"{module}.{type(plugin).__qualname__}"
-        return cls(strategy, _distribution_of(module, strategy), declared(plugin, name))
+        return cls(strategy, _distribution_of(module, strategy), manager.capabilities)
 
     def note(self, item: pytest.Item) -> None:
         """Add the profile to the reports of a test."""

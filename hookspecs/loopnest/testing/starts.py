@@ -32,7 +32,7 @@ class StartTests(Harness):
     async def test_the_initial_message_arrives_once_however_often_it_is_started(
         self, loops: LoopManager, cid: str
     ) -> None:
-        request = self.saying(cid, "first")
+        request = self.request_with_message(cid, "first")
         first = await loops.start_loop(request, ALICE)
         second = await loops.start_loop(request, ALICE)
         assert place_of(first) == place_of(second)
@@ -41,7 +41,7 @@ class StartTests(Harness):
     async def test_a_hundred_starts_at_once_make_one_loop(
         self, loops: LoopManager, elsewhere: LoopManager, cid: str
     ) -> None:
-        request = self.saying(cid, "first").model_copy(update={"owner": owner_of(ALICE)})
+        request = self.request_with_message(cid, "first").model_copy(update={"owner": owner_of(ALICE)})
         hooks = [manager.plugins.hook for manager in (loops, elsewhere)]  # the managers would share starts
         started = await asyncio.gather(
             *(hook.start_loop(request=request, loop=None) for hook in hooks for _ in range(50))

@@ -118,7 +118,7 @@ def target(request: Request, keys: Sequence[str] = ()) -> str:
 
 def keyless(query: str, keys: Sequence[str] = ()) -> str:
     """``query`` without the parameters in which clients show keys, and those whose value has one of ``keys``."""
-    pairs = parse_qsl(query, keep_blank_values=True)
+    pairs = parse_qsl(query, keep_blank_values=True) if query else []
     kept = [pair for pair in pairs if pair[0].lower() not in _KEYS and not _shows(pair[1], keys)]
     return query if len(kept) == len(pairs) else urlencode(kept)
 

@@ -38,22 +38,22 @@ async def every_info(conversations: Conversations) -> list[Info]:
 
 def shown(entry: Entry, loop: Loop) -> Info:
     """What was seen of a conversation, as it is true of its loop now: no agent is running where nothing runs."""
-    shown = dict(entry.info)
+    info = dict(entry.info)
     if entry.lost:
-        shown["execution_status"] = "error"
-    elif loop.status is not LoopStatus.RUNNING and shown["execution_status"] == "running":
-        shown["execution_status"] = "paused"
-    if entry.lost or "runtime_info" in shown:
-        shown["runtime_info"] = runtime_info(loop, entry)
-    return shown
+        info["execution_status"] = "error"
+    elif loop.status is not LoopStatus.RUNNING and info["execution_status"] == "running":
+        info["execution_status"] = "paused"
+    if entry.lost or "runtime_info" in info:
+        info["runtime_info"] = runtime_info(loop, entry)
+    return info
 
 
 def runtime_info(loop: Loop, entry: Entry | None = None) -> Info:
     """The agent server's words for the state of a loop, as one of its conversations finds it."""
     if entry and entry.lost:
         lost = history.lost(entry)
-        shown = {"code": lost.reason, "message": lost.message}
-        return {"runtime_status": "error", "can_resume": False, "runtime_error": shown}
+        info = {"code": lost.reason, "message": lost.message}
+        return {"runtime_status": "error", "can_resume": False, "runtime_error": info}
     failed = loop.status is LoopStatus.FAILED
     error = {"code": loop.reason or "failed", "message": loop.message or "The loop failed."} if failed else None
     state = "error" if failed else _STATUSES.get(loop.status, "missing")

@@ -48,7 +48,7 @@ class Sandboxes:
         """See ``loop`` as the app server does.
 
         Args:
-            asked_by: the user who may see it, whose it then is; None where anybody's may be seen.
+            asked_by: the user who asks, and owns it; None where loops of all users may be seen.
         """
         status = status_of(loop)
         running = status is SandboxStatus.RUNNING and loop.session_key

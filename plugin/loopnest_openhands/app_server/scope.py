@@ -24,8 +24,8 @@ from loopnest.validation import made
 
 
 class Scope:
-    """The loops of ``user_id``; None stands for everybody's, as everywhere in the app server: it is an administrator's
-    request, or an app server without users.
+    """The loops of ``user_id``; None stands for all users, as everywhere in the app server: for the request of an
+    administrator, or an app server without users.
 
     Every method raises `SandboxError` where loopnest can't do what is asked.
     """

@@ -49,7 +49,7 @@ async def unsent(
 ) -> AsyncIterator[dict[str, Any]]:
     """Read what a client may see and was not sent, oldest first; of the agent's states only the last, at the end.
 
-    A client can't have what there is not: a larger ``latest_event_id`` than any means that it wants new events only.
+    A ``latest_event_id`` above the last stored id means that the client asks for new events only.
     The files are read in threads, some at a time.
     """
     store = EventStore(conversation_id, host.file_store, user_id)

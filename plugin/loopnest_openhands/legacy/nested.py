@@ -54,9 +54,9 @@ class NestedSide:
         return self._users.get(conversation_id)
 
     async def describe(self, loops: Sequence[Loop], user_id: str | None) -> list[Any]:
-        """Describe each loop with what its nested server says of its runtime; all are asked at once."""
-        said = await asyncio.gather(*(self._forward.runtime_status(loop, self._limit) for loop in loops))
-        return [info.describe(loop, user_id, words) for loop, words in zip(loops, said, strict=True)]
+        """Describe each loop with the status of its runtime; all nested servers are asked at once."""
+        statuses = await asyncio.gather(*(self._forward.runtime_status(loop, self._limit) for loop in loops))
+        return [info.describe(loop, user_id, status) for loop, status in zip(loops, statuses, strict=True)]
 
     async def _delete(self, conversation_id: str) -> None:
         with contextlib.suppress(LoopNotFound):
@@ -84,7 +84,7 @@ class NestedSide:
         return self._relays.connections()
 
     def changed(self, change: LoopChange) -> None:
-        """Tell the clients."""
+        """Send the change to the clients."""
         self._relays.changed(change)
 
     async def expel(self, conversation_id: str) -> None:
@@ -94,7 +94,7 @@ class NestedSide:
             await self._host.sio.disconnect(connection_id)
 
     def _latest_event_id(self, connection_id: str) -> int:
-        """What the client says it has, as the host reads it."""
+        """The last event that the client reports to have, as the host reads it."""
         environ = self._host.sio.get_environ(connection_id) or {}
         values = parse_qs(environ.get("QUERY_STRING", "")).get("latest_event_id", ["-1"])
         with contextlib.suppress(ValueError):
@@ -145,7 +145,7 @@ class NestedSide:
         return await files.upload_files(self._forward.to(conversation_id, scope()), uploads)
 
     async def _facts_of(self, loop: Loop, nested: Any) -> NestedFacts:
-        """What a nested server says once in its life is asked for once, as soon as it can say it."""
+        """The facts that do not change while a nested server runs; asked for once, as soon as it answers."""
         if loop.status is not LoopStatus.RUNNING:
             self._facts.pop(loop.conversation_id, None)
             return NestedFacts()

@@ -1,6 +1,6 @@
 """The host's socket.io and the nested servers': what happens in a container reaches the host's clients.
 
-One connection to a nested server serves all clients of its conversation. It says what is new; what was before comes
+One connection to a nested server serves all clients of its conversation. It delivers new events; earlier ones come
 from the store. A client gets every stored event once: whenever the connection is made, and whenever a client joins,
 what the store has beyond what the client was sent is sent, and what arrives meanwhile waits.
 """
@@ -43,7 +43,7 @@ class Client:
         self._task = asyncio.ensure_future(self._run())
 
     def send(self, data: dict[str, Any]) -> None:
-        """Send what the nested server says, unless the client has it; what has no id is always sent."""
+        """Send an event of the nested server, unless the client has it; one without an id is always sent."""
         self._inbox.put_nowait(data)
 
     def catch_up(self) -> None:
@@ -154,7 +154,7 @@ class Relay:
                 url = f"{loop.url}?{urlencode(query)}"
                 await upstream.connect(url, transports=["websocket"], wait_timeout=_CONNECT_TIMEOUT)
                 for client in self.clients.values():
-                    client.catch_up()  # we are in the room: what is stored by now was not said, or is said twice
+                    client.catch_up()  # we are in the room: an event that is stored by now was missed, or comes twice
                 upstream.on("oh_event", self._publish)
                 for data in early:
                     self._publish(data)

@@ -1,8 +1,8 @@
 """Containers that upstream's nested manager started, so that they can be used after a switch to loopnest.
 
 Its container of a conversation is called ``openhands-runtime-<id>``, listens on the host port that its variable
-``port`` names, and has a session key derived from the host's ``jwt_secret``. Nothing else says whose it is than the
-directory it has mounted.
+``port`` names, and has a session key derived from the host's ``jwt_secret``. Only the directory that it mounts
+shows who owns it.
 """
 
 from __future__ import annotations

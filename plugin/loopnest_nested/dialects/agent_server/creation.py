@@ -22,7 +22,7 @@ def creation(request: StartLoop, nested_id: str, directory: str, usable_tools: I
         usable_tools: what the server can run; the agent gets a terminal, an editor and a list of tasks out of these.
 
     Raises:
-        NestedError: the request can't be said in the server's terms.
+        NestedError: the server's API can't express the request.
     """
     conversation = request.conversation or Conversation()
     settings = _plain(conversation.settings)
@@ -39,12 +39,12 @@ def creation(request: StartLoop, nested_id: str, directory: str, usable_tools: I
     return merged(body, settings)
 
 
-def message(said: Message) -> dict[str, Any]:
+def message(given: Message) -> dict[str, Any]:
     """Say a user's message in the server's terms."""
-    content: list[dict[str, Any]] = [{"type": "text", "text": said.text}]
-    if said.image_urls:
-        content.append({"type": "image", "image_urls": list(said.image_urls)})
-    return {"role": "user", "content": content, "run": said.run}
+    content: list[dict[str, Any]] = [{"type": "text", "text": given.text}]
+    if given.image_urls:
+        content.append({"type": "image", "image_urls": list(given.image_urls)})
+    return {"role": "user", "content": content, "run": given.run}
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,16 +15,15 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from loopnest import NestedError, Reason
-from loopnest_nested.client import NestedServer
+from loopnest_nested.client import MAX_ANSWER, NestedServer
 
 _Event = dict[str, JsonValue]
 
-_LARGEST_FRAME: Final = 64 * 1024 * 1024
 #: Seconds for which a lost server is looked for: as long as one may need to be started again on a busy machine.
 _PATIENCE: Final = 60.0
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
-#: How the server says by closing a socket what it says by a status elsewhere.
+#: The HTTP statuses that have the meaning of the codes with which the server closes a socket.
 _HTTP_STATUS: Final = {4001: 401, 4004: 404}
 #: Published but not kept by the server, so a reader who comes later never sees them.
 _TRANSIENT: Final = {"StreamingDeltaEvent", "ServerErrorEvent"}
@@ -70,7 +69,7 @@ async def follow(server: NestedServer, nested_id: str) -> AsyncIterator[_Event]:
 class _Reader:
     """How far the reading has come, over all connections.
 
-    What happened so far is read by requests: a socket says nothing until the agent has ended its step, and drops
+    What happened so far is read by requests: a socket sends nothing until the agent has ended its step, and drops
     events of more than 4 MB. The server's session sockets number the events, so a connection goes on after the last
     number. Older servers have event sockets only: there the past is read once more when the socket is connected, and
     what comes by both ways is given once.
@@ -124,7 +123,7 @@ class _Reader:
     async def _catch_up(self) -> AsyncGenerator[_Event, None]:
         last = self._recent[-1] if self._recent else None
         async for event in past(self._server, self._nested_id, last):
-            self._hears()
+            self._note_connected()
             self._sequence += 1
             if self._is_new(event):
                 yield event
@@ -156,11 +155,11 @@ class _Reader:
         self._recent.append(name)
         return True
 
-    def _hears(self) -> None:
+    def _note_connected(self) -> None:
         self._connected, self._lost, self._pause = True, None, _FIRST_PAUSE
 
     def _frame(self, text: str | bytes) -> dict[str, Any]:
-        self._hears()
+        self._note_connected()
         frame: dict[str, Any] = json.loads(text)
         return frame
 
@@ -168,7 +167,7 @@ class _Reader:
     async def _connection(self, path: str) -> AsyncIterator[ClientConnection]:
         url = f"ws{self._server.url.removeprefix('http')}{path}"
         key = self._server.session_key.get_secret_value()
-        async with connect(url, proxy=None, compression=None, max_size=_LARGEST_FRAME) as socket:
+        async with connect(url, proxy=None, compression=None, max_size=MAX_ANSWER) as socket:
             await socket.send(json.dumps({"type": "auth", "session_api_key": key}))
             yield socket
 

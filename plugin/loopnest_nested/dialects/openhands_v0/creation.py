@@ -47,20 +47,20 @@ def creation(conversation_id: str, conversation: Conversation) -> dict[str, Any]
     """Build the body of ``POST /api/conversations``, which refuses keys that it doesn't know.
 
     Raises:
-        NestedError: the request can't be said in the server's terms.
+        NestedError: the server's API can't express the request.
     """
-    said = conversation.initial_message
-    if said and conversation.replay is not None:
+    given = conversation.initial_message
+    if given and conversation.replay is not None:
         raise NestedError("Recorded events bring their own first message: give 'replay' or 'initial_message'.")
-    if said and not said.run:
+    if given and not given.run:
         raise NestedError("The legacy server starts its agent with every message: 'run' can't be false.")
     body = {
         "conversation_id": conversation_id,
         "repository": conversation.repository,
         "selected_branch": conversation.branch,
         "git_provider": conversation.git_provider,
-        "initial_user_msg": said.text if said else None,
-        "image_urls": list(said.image_urls) if said else None,
+        "initial_user_msg": given.text if given else None,
+        "image_urls": list(given.image_urls) if given else None,
         "conversation_instructions": conversation.instructions,
         "replay_json": _recording(conversation.replay),
     }

@@ -164,10 +164,10 @@ def _payload(event: Event) -> dict[str, Any]:
     return _message(event)
 
 
-def _message(said: Message) -> dict[str, Any]:
-    if not said.run:
+def _message(given: Message) -> dict[str, Any]:
+    if not given.run:
         raise NestedError("The legacy server starts its agent with every message: 'run' can't be false.")
-    return {"action": "message", "args": {"content": said.text, "image_urls": list(said.image_urls)}}
+    return {"action": "message", "args": {"content": given.text, "image_urls": list(given.image_urls)}}
 
 
 async def _is_owed_its_beginning(server: NestedServer, path: str, conversation: Conversation) -> bool:
