@@ -21,6 +21,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 def _unskipped(report: Any) -> Any:
     """Make a failure of a skip where ``CI`` is set, unless the conformance suite skips what is not declared."""
+    # An expected failure is no skip; and doubles without a capability are there to have its tests left out.
     properties = dict(getattr(report, "user_properties", ()))
     excused = hasattr(report, "wasxfail") or "loopnest.not-declared" in properties
     if os.environ.get("CI") and report.skipped and not excused:

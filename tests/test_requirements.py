@@ -21,6 +21,7 @@ NEEDY = (
     "tests/hosts/test_legacy.py",
     "tests/hosts/test_legacy_host.py",
 )
+#: Sources of tests that skip in each way, run by a test below.
 SKIPS = {
     "test_module.py": "import pytest\npytest.importorskip('loopnest_of_nobody')",
     "test_function.py": "import pytest\ndef test_it(): pytest.skip('it is missing')",

@@ -12,7 +12,6 @@ from loopnest import EngineError, LoopFailed, Reason
 from loopnest_docker import stop_request
 from loopnest_docker.engine import Engine, NotOnEngine
 from loopnest_docker.facts import Facts
-from loopnest_docker.logs import last_lines
 from loopnest_nested.ending import Ending, ending, is_clean
 from loopnest_nested.redaction import redacted
 
@@ -82,7 +81,8 @@ async def as_failure(engine: Engine, container: Facts, end: Ending, secrets: Ite
 async def log_tail(engine: Engine, container_id: str, secrets: Iterable[SecretStr] = ()) -> list[str]:
     """The last log lines of a container without ``secrets``, oldest first; none where the engine can't give them."""
     try:
-        lines = await engine.run(lambda client: last_lines(client, container_id, _LINES))
+        raw: bytes = await engine.call("logs", container_id, tail=_LINES)
     except EngineError:
         return []
-    return [line[:500] for line in redacted("\n".join(lines), secrets).splitlines()]
+    text = raw.decode(errors="replace")
+    return [line[:500] for line in redacted(text, secrets).splitlines()]

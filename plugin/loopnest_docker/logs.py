@@ -5,78 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError
 from typing import Any, Final
 
-import requests
-from docker.errors import create_api_error_from_http_exception
-
-import docker
 from loopnest_docker.engine import Engine
 from loopnest_nested.lines import Lines
 
-_CHUNK: Final = 64 * 1024
 #: Chunks that wait for a slow reader; the engine waits while there are as many.
 _WAITING: Final = 16
 #: Seconds for the thread to end once its stream is closed.
 _END: Final = 5.0
-#: What the engine puts before each piece of output: its stream, three zeros, and its length.
-_HEADER: Final = 8
 
 
-async def read(engine: Engine, container_id: str, *, tail: int, follow: bool) -> AsyncIterator[str]:
+def read(engine: Engine, container_id: str, *, tail: int, follow: bool) -> AsyncIterator[str]:
     """Give the last ``tail`` lines, and with ``follow`` all further ones until the container ends.
 
-    Raises:
-        EngineError: the engine refused, or does not answer.
+    The iterator raises EngineError: the engine refused, or does not answer.
     """
-    if not follow:
-        for line in await engine.run(lambda client: last_lines(client, container_id, tail)):
-            yield line
-        return
-    async for line in _follow(engine, container_id, tail):
+    return (_follow if follow else _last)(engine, container_id, tail)
+
+
+async def _last(engine: Engine, container_id: str, tail: int) -> AsyncIterator[str]:
+    # Bounded, too: the engine stores lines in pieces of 16 KB, each of which counts as one of ``tail``.
+    raw: bytes = await engine.call("logs", container_id, tail=tail)
+    lines = Lines()
+    for line in (*lines.feed(raw), *lines.end()):
         yield line
-
-
-def last_lines(client: docker.APIClient, container_id: str, count: int) -> list[str]:
-    """Return the last ``count`` lines, oldest first; blocks.
-
-    Not by the SDK's ``logs``: it collects the whole answer, or turns the limit of time off.
-
-    Raises:
-        APIError: the engine refused.
-    """
-    url = f"{client.base_url}/v{client.api_version}/containers/{container_id}/logs"
-    wanted = {"stdout": 1, "stderr": 1, "tail": count}
-    lines, found = Lines(), deque[str](maxlen=count)
-    with client.get(url, params=wanted, stream=True, timeout=client.timeout) as response:
-        try:
-            response.raise_for_status()
-        except requests.HTTPError as error:
-            create_api_error_from_http_exception(error)
-        for piece in _output(response.iter_content(_CHUNK)):
-            found.extend(lines.feed(piece))
-    found.extend(lines.end())
-    return list(found)
-
-
-def _output(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The output in an answer of the engine, whose pieces may be cut anywhere."""
-    header, left = b"", 0
-    for chunk in chunks:
-        rest = memoryview(chunk)
-        while rest:
-            if left:
-                piece, rest = rest[:left], rest[left:]
-                left -= len(piece)
-                yield bytes(piece)
-                continue
-            missing = _HEADER - len(header)
-            header, rest = header + bytes(rest[:missing]), rest[missing:]
-            if len(header) == _HEADER:
-                header, left = b"", int.from_bytes(header[4:], "big")
 
 
 async def _follow(engine: Engine, container_id: str, tail: int) -> AsyncIterator[str]:
@@ -90,7 +45,7 @@ async def _follow(engine: Engine, container_id: str, tail: int) -> AsyncIterator
         try:
             asyncio.run_coroutine_threadsafe(putting, loop).result()
         finally:
-            putting.close()  # where the event loop is closed, which is no error for a coroutine that has ended
+            putting.close()  # it was not begun where the event loop is closed
 
     def pump() -> None:
         with contextlib.suppress(RuntimeError, CancelledError):  # the reader has gone, and its event loop ended

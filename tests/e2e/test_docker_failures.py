@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 
 import pytest
 
 from loopnest import EVERYONE, EngineError, LoopFailed, LoopNotFound, LoopQuery, LoopStatus, Message, StartLoop
-from loopnest_nested.lines import LONGEST
 
 from ..sockets import leaves_sockets
 from .engine_proxy import engine_proxy
@@ -35,22 +33,6 @@ async def test_a_nested_server_that_exits_early_is_explained_and_removed(open_ma
     [loop] = await manager.list_loops(MINE)
     assert (loop.status, loop.reason, loop.exit_code) == (LoopStatus.FAILED, "exited-early", 3)
     assert loop.log_tail == error.log_tail
-
-
-@leaves_sockets
-async def test_a_log_without_newlines_is_quoted_in_bounded_memory(open_manager, engine, containers):
-    manager = await open_manager(keep_failed=True)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    error = await failure(manager, request("babble"))
-    assert error.reason == "exited-early"
-    assert max(map(len, error.log_tail)) == 500
-    [loop] = await manager.list_loops(MINE)
-    read = [line async for line in await manager.loop_logs("c1")]
-    followed = [line async for line in await manager.loop_logs("c1", follow=True)]
-    assert read == followed
-    assert max(map(len, read)) == LONGEST
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
-    assert loop.status is LoopStatus.FAILED
 
 
 @leaves_sockets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from loopnest import EVERYONE, LoopManager, LoopQuery, StartLoop
 from loopnest_docker.hooks import DockerStrategy
 from loopnest_docker.settings import DockerSettings
+from loopnest_nested.lines import LONGEST
 
 from .engine_proxy import engine_proxy
 
@@ -103,3 +105,18 @@ async def test_a_log_that_is_followed_ends_with_the_manager(new_manager, threads
         assert "booting" in await anext(lines)
     assert [line async for line in lines] == []
     assert threads() == []
+
+
+async def test_a_line_without_an_end_is_followed_in_bounded_memory(new_manager, threads, engine, containers):
+    async with new_manager() as manager:
+        await manager.start_loop(StartLoop(conversation_id="c1"))
+        lines = await manager.loop_logs("c1", follow=True)
+        assert "booting" in await anext(lines)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        babble = "(head -c 100000000 /dev/zero | tr '\\0' x; echo) >/proc/1/fd/1"
+        made = engine.exec_create(containers()[0]["Id"], ["sh", "-c", babble])
+        await asyncio.to_thread(engine.exec_start, made["Id"])
+        assert len(await anext(lines)) == LONGEST
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
+        await lines.aclose()
+        assert "loopnest-logs" not in threads()

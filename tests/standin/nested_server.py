@@ -1,11 +1,10 @@
 """Speaks as much of the agent server's API as the dialect uses, and misbehaves on demand.
 
 It proves nothing about the real server, which has tests of its own; it stands in where the engine is what is tested,
-or where hundreds are needed. ``STANDIN`` says how it behaves: ``normal``, ``exit`` (before it is ready), ``babble``
-(the same, after 100 MB without a newline), ``never`` (ready), ``hog`` (memory, before it is ready), ``refuse``
-(conversations), ``slow`` (two seconds to become ready), ``deaf`` (to SIGTERM), ``upset`` (500 for conversations that it
-hasn't), ``hesitant`` (four seconds to create a conversation), ``mute`` (no answer to the creation of a conversation,
-which succeeds).
+or where hundreds are needed. ``STANDIN`` says how it behaves: ``normal``, ``exit`` (before it is ready), ``never``
+(ready), ``hog`` (memory, before it is ready), ``refuse`` (conversations), ``slow`` (two seconds to become ready),
+``deaf`` (to SIGTERM), ``upset`` (500 for conversations that it hasn't), ``hesitant`` (four seconds to create a
+conversation), ``mute`` (no answer to the creation of a conversation, which succeeds).
 """
 
 from __future__ import annotations
@@ -100,10 +99,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     print("standin: booting in mode", MODE, flush=True)
-    if MODE == "babble":
-        for _ in range(100):
-            sys.stdout.write("x" * 1024 * 1024)
-    if MODE in {"exit", "babble"}:
+    if MODE == "exit":
         print("standin: refusing to boot, session key", KEY, flush=True)
         sys.exit(3)
     if MODE == "hog":

@@ -107,7 +107,7 @@ class Harness:
 
     def broken(self, cid: str) -> StartLoop:
         """A request that fails."""
-        # Whether there is such a request only the author knows; the report lists the tests that are skipped for it.
+        # Only the author knows whether there is such a request. A suite with this skip does not conform in the report.
         return self.broken_request(cid) or pytest.skip(
             "'broken_request' returns None, so no start can be made to fail."
         )
