@@ -68,7 +68,11 @@ async def explain_early_end(engine: Engine, container: Facts, secrets: Iterable[
     except NotOnEngine:
         return LoopFailed("The container was removed while the loop was starting.", reason=Reason.INTERRUPTED)
     if end is None:
-        return LoopFailed("The container runs, but has no address to reach it at.", reason=Reason.NESTED_UNREACHABLE)
+        return LoopFailed(
+            "The container runs, but the engine publishes no port of it. Check 'port' and 'url_template' in "
+            "[loopnest.docker].",
+            reason=Reason.NESTED_UNREACHABLE,
+        )
     return await as_failure(engine, container, end, secrets)
 
 

@@ -159,7 +159,8 @@ def _load(point: EntryPoint) -> Dialect:
         dialect = loaded() if inspect.isclass(loaded) else loaded
     except Exception as error:
         raise BrokenPlugin(
-            f"The dialect {point.name!r} ({source_of(point)}) failed to load: {type(error).__name__}: {error}."
+            f"The dialect {point.name!r} ({source_of(point)}) failed to load: {type(error).__name__}: {error}. "
+            f"Repair or upgrade it, or choose another 'dialect'."
         ) from error
     if lacking := sorted(name for name in _MEMBERS if not hasattr(dialect, name)):
         raise BrokenPlugin(f"{point.name!r} ({source_of(point)}) is no dialect: it lacks {', '.join(lacking)}.")
